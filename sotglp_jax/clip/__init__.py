@@ -1,0 +1,116 @@
+"""The frozen foundation: CLIP's two towers, its tokenizer, and how they are loaded."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from sotglp_jax.clip import hub, weights
+from sotglp_jax.clip.layers import ACTIVATIONS
+from sotglp_jax.clip.text import TextTransformer
+from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.clip.vision import ImageFeatures, VisionTransformer
+from sotglp_jax.clip.weights import Architecture
+from sotglp_jax.errors import InputError
+
+__all__ = ["Architecture", "Clip", "ImageFeatures", "Towers", "build", "load"]
+
+# CLIP's pixel statistics, for RGB in [0, 1].
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclasses.dataclass(frozen=True)
+class Towers:
+    """The two modules, without weights; hashable, so it may be a static argument."""
+
+    vision: VisionTransformer
+    text: TextTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A loaded CLIP.
+
+    Attributes:
+      arch: its dimensions.
+      activation: "quick_gelu" or "gelu".
+      params: {"vision": ..., "text": ..., "logit_scale": ()}, float32 numpy arrays.
+      tokenizer: the tokenizer that belongs to the weights.
+    """
+
+    arch: Architecture
+    activation: str
+    params: dict
+    tokenizer: Tokenizer
+
+
+def build(
+    arch: Architecture,
+    activation: str,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    vv: bool = True,
+    vv_first_layer_leak: bool = False,
+) -> Towers:
+    """The modules of a CLIP of these dimensions; options as in the modules' docstrings."""
+    vision = VisionTransformer(
+        patch_size=arch.patch_size,
+        tokens=arch.image_tokens,
+        width=arch.vision_width,
+        layers=arch.vision_layers,
+        heads=arch.vision_heads,
+        mlp_width=arch.vision_mlp,
+        embed_dim=arch.embed_dim,
+        activation=activation,
+        dtype=dtype,
+        vv=vv,
+        vv_first_layer_leak=vv_first_layer_leak,
+    )
+    text = TextTransformer(
+        vocab_size=arch.vocab_size,
+        context_length=arch.context_length,
+        width=arch.text_width,
+        layers=arch.text_layers,
+        heads=arch.text_heads,
+        mlp_width=arch.text_mlp,
+        embed_dim=arch.embed_dim,
+        activation=activation,
+        dtype=dtype,
+    )
+    return Towers(vision, text)
+
+
+def shapes(arch: Architecture) -> dict:
+    """The tree of `Clip.params` with shapes instead of arrays."""
+    towers = build(arch, "gelu")
+    key = jax.random.key(0)
+    images = jnp.zeros((1, arch.image_size, arch.image_size, 3))
+    embeddings = jnp.zeros((1, 8, arch.text_width))
+    vision = jax.eval_shape(towers.vision.init, key, images)["params"]
+    text = jax.eval_shape(towers.text.init, key, embeddings, jnp.zeros(1, int))["params"]
+    return {"vision": vision, "text": text, "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
+
+
+def load(name: str, activation: str = "") -> Clip:
+    """Loads a CLIP by name or path.
+
+    Args:
+      name: see `hub.find`.
+      activation: "quick_gelu" or "gelu" to set it; "" takes it from the weights' source.
+
+    Raises:
+      InputError: the weights, the tokenizer or the activation cannot be used; says why.
+    """
+    files = hub.find(name)
+    tensors = weights.read(files.weights)
+    layout = weights.layout_of(tensors)
+    arch = weights.architecture(tensors, layout, files.config)
+    activation = activation or weights.activation(files.config)
+    if activation not in ACTIVATIONS:
+        raise InputError(
+            f"activation {activation} of {name} is not supported: set --config.clip.activation to "
+            f"one of {', '.join(ACTIVATIONS)}."
+        )
+    params = weights.port(tensors, layout, shapes(arch), arch)
+    return Clip(arch, activation, params, Tokenizer(files.tokenizer, arch.context_length))

@@ -1,0 +1,400 @@
+"""CLIP weights from OpenAI's, open_clip's and Hugging Face's tensor names to our tree.
+
+A rename table says for each of our tensors which source tensor it comes from and how. The table
+must account for every tensor on both sides; whatever does not fit is listed in one error.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sotglp_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A CLIP's dimensions, as read off its weights.
+
+    Heads are 64 wide unless the weights' own config says otherwise.
+    """
+
+    patch_size: int
+    image_tokens: int
+    vision_width: int
+    vision_layers: int
+    vision_heads: int
+    vision_mlp: int
+    vocab_size: int
+    context_length: int
+    text_width: int
+    text_layers: int
+    text_heads: int
+    text_mlp: int
+    embed_dim: int
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along a side of the square input."""
+        return self.patch_size * math.isqrt(self.image_tokens - 1)
+
+    @property
+    def patches(self) -> int:
+        """P, patches of one image."""
+        return self.image_tokens - 1
+
+
+# How a source tensor becomes ours, and the shape that it must have for ours to have `s`.
+Transform = tuple[Callable[[np.ndarray], np.ndarray], Callable[[tuple], tuple]]
+SAME: Transform = (lambda x: x, lambda s: s)
+TRANSPOSE: Transform = (lambda x: x.T, lambda s: s[::-1])
+PATCH_KERNEL: Transform = (  # (W, 3, p, p) -> (p p 3, W)
+    lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
+    lambda s: (s[1], 3, math.isqrt(s[0] // 3), math.isqrt(s[0] // 3)),
+)
+
+
+def _third(i: int) -> Transform:
+    """Part i of a fused query, key and value matrix or bias."""
+    return (lambda x: np.split(x, 3)[i].T, lambda s: (3 * s[-1], *s[:-1]))
+
+
+_MLP_AND_NORMS = {
+    "ln_1/scale": ("{ln_1}.weight", SAME),
+    "ln_1/bias": ("{ln_1}.bias", SAME),
+    "ln_2/scale": ("{ln_2}.weight", SAME),
+    "ln_2/bias": ("{ln_2}.bias", SAME),
+    "c_fc/kernel": ("{c_fc}.weight", TRANSPOSE),
+    "c_fc/bias": ("{c_fc}.bias", SAME),
+    "c_proj/kernel": ("{c_proj}.weight", TRANSPOSE),
+    "c_proj/bias": ("{c_proj}.bias", SAME),
+    "out/kernel": ("{out}.weight", TRANSPOSE),
+    "out/bias": ("{out}.bias", SAME),
+}
+
+
+def _block(**names: str) -> dict[str, tuple[str, Transform]]:
+    return {ours: (name.format(**names), t) for ours, (name, t) in _MLP_AND_NORMS.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
+    """The names that one code base gives to CLIP's tensors.
+
+    Attributes:
+      vision_block: prefix of vision layer {}.
+      text_block: prefix of text layer {}.
+      block: our name within a layer -> their name, transform.
+      outside: our name elsewhere -> their name, transform.
+      ignored: pattern of buffers that carry no weights.
+    """
+
+    vision_block: str
+    text_block: str
+    block: Mapping[str, tuple[str, Transform]]
+    outside: Mapping[str, tuple[str, Transform]]
+    ignored: str
+
+
+OPENAI = Layout(
+    vision_block="visual.transformer.resblocks.{}.",
+    text_block="transformer.resblocks.{}.",
+    block=_block(
+        ln_1="ln_1", ln_2="ln_2", c_fc="mlp.c_fc", c_proj="mlp.c_proj", out="attn.out_proj"
+    )
+    | {f"{x}/kernel": ("attn.in_proj_weight", _third(i)) for i, x in enumerate("qkv")}
+    | {f"{x}/bias": ("attn.in_proj_bias", _third(i)) for i, x in enumerate("qkv")},
+    outside={
+        "vision/patch_embed/kernel": ("visual.conv1.weight", PATCH_KERNEL),
+        "vision/class_embedding": ("visual.class_embedding", SAME),
+        "vision/positional_embedding": ("visual.positional_embedding", SAME),
+        "vision/ln_pre/scale": ("visual.ln_pre.weight", SAME),
+        "vision/ln_pre/bias": ("visual.ln_pre.bias", SAME),
+        "vision/ln_post/scale": ("visual.ln_post.weight", SAME),
+        "vision/ln_post/bias": ("visual.ln_post.bias", SAME),
+        "vision/proj": ("visual.proj", SAME),
+        "text/token_embedding": ("token_embedding.weight", SAME),
+        "text/positional_embedding": ("positional_embedding", SAME),
+        "text/ln_final/scale": ("ln_final.weight", SAME),
+        "text/ln_final/bias": ("ln_final.bias", SAME),
+        "text/text_projection": ("text_projection", SAME),
+        "logit_scale": ("logit_scale", SAME),
+    },
+    ignored=r"attn_mask|input_resolution|context_length|vocab_size",
+)
+
+HUGGING_FACE = Layout(
+    vision_block="vision_model.encoder.layers.{}.",
+    text_block="text_model.encoder.layers.{}.",
+    block=_block(
+        ln_1="layer_norm1",
+        ln_2="layer_norm2",
+        c_fc="mlp.fc1",
+        c_proj="mlp.fc2",
+        out="self_attn.out_proj",
+    )
+    | {f"{x}/kernel": (f"self_attn.{x}_proj.weight", TRANSPOSE) for x in "qkv"}
+    | {f"{x}/bias": (f"self_attn.{x}_proj.bias", SAME) for x in "qkv"},
+    outside={
+        "vision/patch_embed/kernel": (
+            "vision_model.embeddings.patch_embedding.weight",
+            PATCH_KERNEL,
+        ),
+        "vision/class_embedding": ("vision_model.embeddings.class_embedding", SAME),
+        "vision/positional_embedding": (
+            "vision_model.embeddings.position_embedding.weight",
+            SAME,
+        ),
+        "vision/ln_pre/scale": ("vision_model.pre_layrnorm.weight", SAME),
+        "vision/ln_pre/bias": ("vision_model.pre_layrnorm.bias", SAME),
+        "vision/ln_post/scale": ("vision_model.post_layernorm.weight", SAME),
+        "vision/ln_post/bias": ("vision_model.post_layernorm.bias", SAME),
+        "vision/proj": ("visual_projection.weight", TRANSPOSE),
+        "text/token_embedding": ("text_model.embeddings.token_embedding.weight", SAME),
+        "text/positional_embedding": ("text_model.embeddings.position_embedding.weight", SAME),
+        "text/ln_final/scale": ("text_model.final_layer_norm.weight", SAME),
+        "text/ln_final/bias": ("text_model.final_layer_norm.bias", SAME),
+        "text/text_projection": ("text_projection.weight", TRANSPOSE),
+        "logit_scale": ("logit_scale", SAME),
+    },
+    ignored=r"(vision_model|text_model)\.embeddings\.position_ids",
+)
+
+
+def read(paths: tuple[Path, ...]) -> dict[str, np.ndarray]:
+    """All tensors of some files by name, in float32.
+
+    Args:
+      paths: `.safetensors` files that share no name, or one TorchScript `.pt` of OpenAI.
+
+    Raises:
+      InputError: a file is missing, truncated, of another format, or repeats a name.
+    """
+    if paths[0].suffix == ".pt":
+        return _read_torchscript(paths[0])
+    tensors: dict[str, np.ndarray] = {}
+    for path in paths:
+        part = _read_safetensors(path)
+        if twice := sorted(tensors.keys() & part.keys()):
+            raise InputError(
+                f"{path} repeats tensors of another file in its folder, {twice[0]} for one: keep "
+                "one CLIP a folder."
+            )
+        tensors |= part
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: put all shards of the weights there.") from None
+    except (SafetensorError, OSError, struct.error) as error:
+        raise InputError(
+            f"{path} is not a readable safetensors file ({error}), perhaps cut short: copy or "
+            "download it again."
+        ) from None
+
+
+def _read_torchscript(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{path} is a PyTorch archive, which needs `pip install sotglp_jax[torch]`; the same "
+            "weights as safetensors are open_clip_model.safetensors in the hub repositories "
+            "timm/vit_*_clip_*.openai."
+        ) from None
+    try:
+        module = torch.jit.load(path, map_location="cpu")
+    except Exception as error:
+        raise InputError(
+            f"{path} is not a TorchScript archive as OpenAI publishes "
+            f"({str(error).splitlines()[0]}), and pickles are never loaded: convert it to "
+            "safetensors."
+        ) from None
+    return {name: x.float().numpy() for name, x in module.state_dict().items()}
+
+
+def layout_of(tensors: Mapping[str, np.ndarray]) -> Layout:
+    """Whose names these are.
+
+    Raises:
+      InputError: tensors that every CLIP has are absent.
+    """
+    lacking = {}
+    for known in (OPENAI, HUGGING_FACE):
+        names = {name for name, _ in known.outside.values()}
+        lacking[known] = sorted(names - tensors.keys())
+    best = min(lacking, key=lambda known: len(lacking[known]))
+    if lacking[best]:
+        raise InputError(
+            f"the weights are not those of a CLIP with a vision transformer: "
+            f"{_some('missing', lacking[best])}; the file has {len(tensors)} tensors"
+            f"{_some(', such as', sorted(tensors), 3)}. Give a file with OpenAI's or Hugging "
+            "Face's tensor names."
+        )
+    return best
+
+
+def architecture(
+    tensors: Mapping[str, np.ndarray], layout: Layout, config: dict | None = None
+) -> Architecture:
+    """All dimensions, read off the weights; head counts from `config` where it has them.
+
+    Args:
+      tensors: source tensors by name.
+      layout: whose names they are.
+      config: a parsed `config.json` or `open_clip_config.json`.
+
+    Raises:
+      InputError: a tensor's rank or a size cannot be CLIP's.
+    """
+
+    def shape(ours: str, rank: int) -> tuple[int, ...]:
+        name, _ = layout.outside[ours]
+        found = tensors[name].shape
+        if len(found) != rank:
+            raise InputError(f"{name} has shape {found}, not {rank} dimensions: not CLIP's.")
+        return found
+
+    width, _, _, patch = shape("vision/patch_embed/kernel", 4)
+    vocab, text_width = shape("text/token_embedding", 2)
+    heads = _head_counts(config or {}, width, text_width)
+    sizes = {
+        tower: _layers_and_mlp(tensors, prefix, layout)
+        for tower, prefix in (("vision", layout.vision_block), ("text", layout.text_block))
+    }
+    proj = shape("vision/proj", 2)
+    tokens = shape("vision/positional_embedding", 2)[0]
+    if math.isqrt(tokens - 1) ** 2 != tokens - 1:
+        raise InputError(f"{tokens - 1} patch positions are no square: not a CLIP's weights.")
+    return Architecture(
+        patch_size=patch,
+        image_tokens=tokens,
+        vision_width=width,
+        vision_layers=sizes["vision"][0],
+        vision_heads=heads[0],
+        vision_mlp=sizes["vision"][1],
+        vocab_size=vocab,
+        context_length=shape("text/positional_embedding", 2)[0],
+        text_width=text_width,
+        text_layers=sizes["text"][0],
+        text_heads=heads[1],
+        text_mlp=sizes["text"][1],
+        embed_dim=proj[0] if layout is HUGGING_FACE else proj[1],
+    )
+
+
+def _layers_and_mlp(tensors, prefix: str, layout: Layout) -> tuple[int, int]:
+    pattern = re.compile(re.escape(prefix).replace(r"\{\}", r"(\d+)"))
+    found = {int(m[1]) for name in tensors if (m := pattern.match(name))}
+    fc = prefix.format(0) + layout.block["c_fc/bias"][0]
+    if not found or fc not in tensors:
+        raise InputError(f"{fc} is missing: the weights hold no transformer under this name.")
+    return max(found) + 1, len(tensors[fc])
+
+
+def _head_counts(config: dict, vision_width: int, text_width: int) -> tuple[int, int]:
+    if "model_cfg" in config:  # open_clip
+        cfg = config["model_cfg"]
+        head_width = cfg.get("vision_cfg", {}).get("head_width", 64)
+        text_heads = cfg.get("text_cfg", {}).get("heads", text_width // 64)
+        return vision_width // head_width, text_heads
+    vision = (config.get("vision_config") or {}).get("num_attention_heads", vision_width // 64)
+    text = (config.get("text_config") or {}).get("num_attention_heads", text_width // 64)
+    return vision, text
+
+
+def activation(config: dict) -> str:
+    """ "quick_gelu" or "gelu", as the weights' config says; OpenAI's QuickGELU without one."""
+    if "model_cfg" in config:
+        return "quick_gelu" if config["model_cfg"].get("quick_gelu") else "gelu"
+    named = (config.get("vision_config") or {}).get("hidden_act", "quick_gelu")
+    return named if named in ("quick_gelu", "gelu") else json.dumps(named)
+
+
+def port(tensors: Mapping[str, np.ndarray], layout: Layout, shapes: dict, arch: Architecture) -> dict:
+    """Moves source tensors into our tree.
+
+    Args:
+      tensors: source tensors by name.
+      layout: whose names they are.
+      shapes: our tree, whose leaves have a `.shape`.
+      arch: the dimensions read off the tensors.
+
+    Returns:
+      The tree in float32, layers before the last one stacked under `blocks`.
+
+    Raises:
+      InputError: lists every missing, left-over and misshapen tensor.
+    """
+    targets = {path: leaf.shape for path, leaf in flatten_dict(shapes, sep="/").items()}
+    table = _table(layout, targets, arch)
+    expected = {}
+    for path, sources in table.items():
+        stacked = "/blocks/" in path
+        for name, (_, source_shape) in sources:
+            shape = targets[path][1:] if stacked else targets[path]
+            expected[name] = source_shape(shape)
+    _check(tensors, expected, layout.ignored)
+    tree = {}
+    for path, sources in table.items():
+        parts = [forward(tensors[name]) for name, (forward, _) in sources]
+        tree[path] = np.stack(parts) if "/blocks/" in path else np.ascontiguousarray(parts[0])
+    return unflatten_dict(tree, sep="/")
+
+
+def _table(layout: Layout, targets: dict, arch: Architecture) -> dict:
+    """Our path -> the source tensors of its layers, [(name, transform)], complete on our side."""
+    table = {ours: [source] for ours, source in layout.outside.items()}
+    for tower, prefix, layers in (
+        ("vision", layout.vision_block, arch.vision_layers),
+        ("text", layout.text_block, arch.text_layers),
+    ):
+        for ours, (name, transform) in layout.block.items():
+            rows = [(prefix.format(i) + name, transform) for i in range(layers)]
+            table[f"{tower}/last/{ours}"] = rows[-1:]
+            if layers > 1:
+                table[f"{tower}/blocks/{ours}"] = rows[:-1]
+    if table.keys() != targets.keys():
+        raise AssertionError(f"rename table and modules differ: {table.keys() ^ targets.keys()}")
+    return table
+
+
+def _check(tensors, expected: dict[str, tuple], ignored: str) -> None:
+    missing = sorted(expected.keys() - tensors.keys())
+    left_over = sorted(n for n in tensors.keys() - expected.keys() if not re.fullmatch(ignored, n))
+    misshapen = [
+        f"{name} {tensors[name].shape} instead of {shape}"
+        for name, shape in sorted(expected.items())
+        if name in tensors and tensors[name].shape != tuple(shape)
+    ]
+    faults = [
+        _some(word, names, len(names))
+        for word, names in (
+            ("missing", missing),
+            ("left over", left_over),
+            ("wrong shape", misshapen),
+        )
+        if names
+    ]
+    if faults:
+        raise InputError(
+            f"the weights do not fit a CLIP of these dimensions: {'; '.join(faults)}. Give the "
+            "whole file of one model."
+        )
+
+
+def _some(word: str, names: list[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return f"{word} {shown}" + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,231 @@
+"""SOT-GLP: shared global prompts and class-specific local prompts (paper, section 3).
+
+A method is a frozen dataclass of options whose functions are pure:
+  init            the trainable tree;
+  encode_classes  text features, once per step in training, once per run in evaluation;
+  score           logits and what they were made of;
+  loss            the scalar to minimise, and metrics.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from sotglp_jax import losses, transport
+from sotglp_jax.clip import ImageFeatures, Towers
+from sotglp_jax.clip.tokenizer import Tokens
+from sotglp_jax.errors import InputError
+from sotglp_jax.methods import prompts
+
+
+@struct.dataclass
+class ClassFeatures:
+    """Text features of all classes, as the text tower gives them (not normalised)."""
+
+    global_: Float[Array, "C Ng D"]
+    local: Float[Array, "C Nl D"]
+
+
+@struct.dataclass
+class Scores:
+    """Logits of a batch and their parts.
+
+    Attributes:
+      logits: "global", "local" and "fused", each (B, C).
+      sim_global: cosines of images and global prompts.
+      sim_local: cosines of patches and local prompts.
+      support: the K most salient patches per image and class.
+      plan: transport plan between them and the local prompts.
+      phi: transport-weighted similarity, Σ plan·sim (equation 10).
+    """
+
+    logits: dict[str, Float[Array, "B C"]]
+    sim_global: Float[Array, "B C Ng"]
+    sim_local: Float[Array, "B P C Nl"]
+    support: Int[Array, "B C K"]
+    plan: Float[Array, "B C K Nl"]
+    phi: Float[Array, "B C"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SotGlp:
+    """Options of the method; the two recipes are combinations of them.
+
+    Attributes:
+      towers: CLIP's modules.
+      template_ids: token ids of the template that prompts start from; M is their number.
+      n_global: N_g, global prompts.
+      n_local: N_l, local prompts per class.
+      topk: K, patches kept per image and class.
+      epsilon: entropic regularisation of the transport.
+      iterations: Sinkhorn iterations.
+      plan_gradient: "stop" takes the plan as a constant, "unroll" differentiates the solver.
+      fusion_weight: λ, weight of the local branch in the loss and in the prediction.
+      mean_over_prompts: divide φ by N_l (recipe official).
+      mean_of_branches: divide the fused logit by 1 + λ (recipe official).
+      global_dropout: share of the global prompts left out per training image.
+      local_init: "template", "random" or "gram".
+      class_specific: local prompts per class; False is one pool shared by all classes.
+      projection: learn W_local; False is the paper's "w/o Proj".
+      chunk: classes per pass of the text tower, 0 for all.
+    """
+
+    towers: Towers
+    template_ids: tuple[int, ...]
+    n_global: int = 4
+    n_local: int = 4
+    topk: int = 10
+    epsilon: float = 0.1
+    iterations: int = 20
+    plan_gradient: str = "stop"
+    fusion_weight: float = 0.25
+    mean_over_prompts: bool = False
+    mean_of_branches: bool = False
+    global_dropout: float = 0.75
+    local_init: str = "template"
+    class_specific: bool = True
+    projection: bool = True
+    chunk: int = 0
+
+    def __post_init__(self):
+        patches = self.towers.vision.tokens - 1
+        if self.topk > patches:
+            raise InputError(
+                f"method.topk={self.topk} asks for more patches than the {patches} that this CLIP "
+                f"sees in an image: set --config.method.topk to {patches} or less."
+            )
+
+    def init(self, key: PRNGKeyArray, frozen: dict, n_classes: int) -> dict:
+        """The trainable tree, float32.
+
+        Returns:
+          global_prompts (N_g, M, D_t); local_prompts (C, N_l, M, D_t), without C when shared;
+          local_projection (W, W), applied as patches @ local_projection.
+        """
+        template = frozen["text"]["token_embedding"][jnp.array(self.template_ids)]
+        shape = (n_classes,) * self.class_specific + (self.n_local, *template.shape)
+        initialise = {
+            "template": lambda: prompts.from_template(key, shape, template),
+            "random": lambda: prompts.xavier_uniform(key, shape),
+            "gram": lambda: prompts.orthonormal(key, shape),
+        }
+        trainable = {
+            "global_prompts": jnp.tile(template, (self.n_global, 1, 1)).astype(jnp.float32),
+            "local_prompts": initialise[self.local_init]().astype(jnp.float32),
+        }
+        if self.projection:
+            trainable["local_projection"] = jnp.eye(self.towers.vision.width)
+        return trainable
+
+    def encode_classes(self, trainable: dict, frozen: dict, classes: Tokens) -> ClassFeatures:
+        """Text features of every prompt of every class (equation 1)."""
+        n_classes = len(classes.ids)
+
+        def per_class(context):
+            return jnp.broadcast_to(context, (n_classes, *context.shape[-3:]))
+
+        contexts = jnp.concatenate(
+            [per_class(trainable["global_prompts"]), per_class(trainable["local_prompts"])], axis=1
+        )
+        features = prompts.encode(self.towers, frozen["text"], contexts, classes, self.chunk)
+        return ClassFeatures(features[:, : self.n_global], features[:, self.n_global :])
+
+    def score(
+        self, trainable: dict, frozen: dict, text: ClassFeatures, image: ImageFeatures
+    ) -> Scores:
+        """Both branches on a batch (sections 3.3 and 3.4)."""
+        f_global = unit(self._project(frozen, image.cls))
+        f_local = unit(self._project(frozen, self._adapt(trainable, image.patches)))
+        sim_global = cosines("bd,cnd->bcn", f_global, unit(text.global_))
+        sim_local = cosines("bpd,cnd->bpcn", f_local, unit(text.local))
+        support = transport.support(jax.lax.stop_gradient(sim_local.mean(-1)), self.topk)
+        sim_BxCxKxN = jnp.take_along_axis(
+            sim_local.transpose(0, 2, 1, 3), support[..., None], axis=2
+        )
+        plan = self._plan(sim_BxCxKxN)
+        phi = jnp.sum(plan * sim_BxCxKxN, axis=(-2, -1))
+        logits = self._logits(jnp.exp(frozen["logit_scale"]), sim_global.mean(-1), phi)
+        return Scores(logits, sim_global, sim_local, support, plan, phi)
+
+    def loss(
+        self,
+        trainable: dict,
+        frozen: dict,
+        classes: Tokens,
+        image: ImageFeatures,
+        labels: Int[Array, " B"],
+        mask: Bool[Array, " B"],
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """L_global + λ L_local with global prompt dropout (section 3.5), and metrics.
+
+        Args:
+          trainable: the tree of `init`.
+          frozen: CLIP's weights.
+          classes: the bare class names.
+          image: frozen features of the batch.
+          labels: class indices.
+          mask: False for padding.
+          key: randomness of the dropout.
+        """
+        text = self.encode_classes(trainable, frozen, classes)
+        scores = self.score(trainable, frozen, text, image)
+        scale = jnp.exp(frozen["logit_scale"])
+        s_global = scale * self._drop(scores.sim_global, key)
+        loss_global = losses.cross_entropy(s_global, labels, mask)
+        loss_local = losses.cross_entropy(scores.logits["local"], labels, mask)
+        total = loss_global + self.fusion_weight * loss_local
+        entropy = transport.normalised_entropy(scores.plan).mean(-1)
+        metrics = {
+            "loss": total,
+            "loss_global": loss_global,
+            "loss_local": loss_local,
+            "plan_entropy": losses.masked_mean(entropy, mask),
+        }
+        for name, logits in scores.logits.items():
+            metrics[f"accuracy_{name}"] = losses.accuracy(logits, labels, mask)
+        return total, metrics
+
+    def _adapt(self, trainable: dict, patches: Float[Array, "B P W"]) -> Float[Array, "B P W"]:
+        """W_local on the patch features (equation 3)."""
+        if not self.projection:
+            return patches
+        return jnp.matmul(patches, trainable["local_projection"], precision="highest")
+
+    def _project(self, frozen: dict, features: Float[Array, "... W"]) -> Float[Array, "... D"]:
+        return self.towers.vision.apply({"params": frozen["vision"]}, features, method="project")
+
+    def _plan(self, sim: Float[Array, "B C K Nl"]) -> Float[Array, "B C K Nl"]:
+        constant = self.plan_gradient == "stop"
+        sim = jax.lax.stop_gradient(sim) if constant else sim
+        return transport.plan(sim, self.epsilon, self.iterations)
+
+    def _logits(self, scale, sim_global: Float[Array, "B C"], phi: Float[Array, "B C"]) -> dict:
+        s_global = scale * sim_global
+        s_local = scale * (phi / self.n_local if self.mean_over_prompts else phi)
+        fused = s_global + self.fusion_weight * s_local
+        if self.mean_of_branches:
+            fused = fused / (1 + self.fusion_weight)
+        return {"fused": fused, "global": s_global, "local": s_local}
+
+    def _drop(self, sim: Float[Array, "B C Ng"], key: PRNGKeyArray) -> Float[Array, "B C"]:
+        """Mean over the prompts that each image keeps, drawn with replacement."""
+        if not self.global_dropout:
+            return sim.mean(-1)
+        keep = max(self.n_global - int(self.global_dropout * self.n_global), 1)
+        drawn = jax.random.randint(key, (len(sim), keep), 0, self.n_global)
+        weights_BxNg = jax.nn.one_hot(drawn, self.n_global).mean(1)
+        return jnp.einsum("bcn,bn->bc", sim, weights_BxNg, precision="highest")
+
+
+def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """x / |x| along the last axis."""
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def cosines(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Products of unit vectors in full float32: the similarities decide, so no TF32 or bf16."""
+    return jnp.einsum(pattern, a, b, precision="highest")

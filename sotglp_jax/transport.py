@@ -1,0 +1,60 @@
+"""Entropic optimal transport between a class's kept patches and its local prompts (section 3.4)."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+with warnings.catch_warnings():
+    # ott imports jaxopt, which announces on import that it is no longer maintained.
+    warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
+    from ott.geometry import geometry
+    from ott.problems.linear import linear_problem
+    from ott.solvers.linear import sinkhorn
+
+
+def plan(
+    sim: Float[Array, "*problems K N"], epsilon: float, iterations: int
+) -> Float[Array, "*problems K N"]:
+    """The balanced plan T with uniform marginals 1/K and 1/N for the cost 1 - sim (equation 9).
+
+    Log-domain Sinkhorn (https://arxiv.org/abs/1306.0895) with a fixed number of iterations, so
+    that one problem's plan does not depend on its neighbours and gradients through the iterations
+    are exact.
+
+    Args:
+      sim: cosine similarities; any number of leading problem axes. Cast to float32.
+      epsilon: entropic regularisation, in units of the cost. 0.1 in the paper.
+      iterations: Sinkhorn iterations.
+
+    Returns:
+      float32 plans, each summing to 1.
+    """
+    problems = sim.astype(jnp.float32).reshape(-1, *sim.shape[-2:])
+    solver = sinkhorn.Sinkhorn(
+        lse_mode=True,
+        min_iterations=iterations,
+        inner_iterations=iterations,
+        max_iterations=iterations,
+    )
+
+    def solve(sim_KxN):
+        geom = geometry.Geometry(cost_matrix=1.0 - sim_KxN, epsilon=epsilon)
+        return solver(linear_problem.LinearProblem(geom)).matrix
+
+    return jax.vmap(solve)(problems).reshape(sim.shape)
+
+
+def support(
+    saliency: Float[Array, "B P C"], k: int
+) -> Int[Array, "B C k"]:
+    """Indices of the k most salient patches per image and class, best first (equation 8)."""
+    return jax.lax.top_k(saliency.swapaxes(1, 2), k)[1]
+
+
+def normalised_entropy(plans: Float[Array, "... K N"]) -> Float[Array, "..."]:
+    """-Σ T log T / log(K N): 1 for the uniform plan, log(max(K, N)) / log(K N) for a matching."""
+    size = plans.shape[-2] * plans.shape[-1]
+    entropy = -jnp.sum(jax.scipy.special.xlogy(plans, plans), axis=(-2, -1))
+    return entropy / jnp.log(max(size, 2))
