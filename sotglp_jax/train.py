@@ -1,3 +1,191 @@
+"""Training: one jitted step, and the loop around it."""
+
+import functools
+import signal
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
 import optax
-def sgd(learning_rate, momentum, weight_decay):
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum))
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from sotglp_jax import clip, evaluate, sharding
+from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.clip.tokenizer import Tokens
+from sotglp_jax.data import loader
+from sotglp_jax.errors import InputError
+from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.run import Run, create_folder
+from sotglp_jax.state import State, init_state, make_optimizer, restore
+
+
+def train_step(
+    state: State,
+    frozen: dict,
+    classes: Tokens,
+    batch: loader.Batch,
+    *,
+    method: SotGlp,
+    optimizer: optax.GradientTransformation,
+) -> tuple[State, dict[str, Float[Array, ""]]]:
+    """One step of the optimizer on the trainable tree alone.
+
+    Args:
+      state: see `State`.
+      frozen: CLIP's weights; an argument, so that they are no constants of the program.
+      classes: the bare class names.
+      batch: see `loader.Batch`.
+      method: what is learned.
+      optimizer: of the trainable tree.
+
+    Returns:
+      The next state, and the metrics of this step.
+    """
+    pixels = clip.normalise(batch["image"])
+    image = method.towers.vision.apply({"params": frozen["vision"]}, pixels)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+    grads, metrics = jax.grad(method.loss, has_aux=True)(
+        state["trainable"], frozen, classes, image, batch["label"], batch["mask"], key
+    )
+    updates, opt_state = optimizer.update(grads, state["opt_state"], state["trainable"])
+    trainable = optax.apply_updates(state["trainable"], updates)
+    state = state | {
+        "step": state["step"] + 1,
+        "trainable": trainable,
+        "opt_state": opt_state,
+    }
+    return state, metrics
+
+
+def train(run: Run) -> None:
+    """Trains to the end, or goes on with what the run folder holds, and evaluates.
+
+    Raises:
+      InputError: a non-finite loss, or a run folder that cannot be used.
+    """
+    mesh = sharding.make_mesh(run.config.mesh)
+    sharding.check_batch_size(run.config.train.batch_size, mesh)
+    create_folder(run)
+    checkpoints = Checkpoints(run.workdir)
+    if checkpoints.latest is None:
+        state = jax.device_put(init_state(run), sharding.replicated(mesh))
+        meta = {"train_seconds": 0.0}
+    else:
+        state, meta = restore(run, checkpoints, sharding.replicated(mesh))
+        print(f"going on from step {checkpoints.latest} in {run.workdir}")
+    try:
+        state = _loop(run, mesh, checkpoints, state, meta)
+    finally:
+        checkpoints.close()
+    if int(state["step"]) == run.total_steps:
+        evaluate.report(run, mesh, state, meta["train_seconds"])
+
+
+def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) -> State:
+    from sotglp_jax.metrics import create_writer  # imports TensorFlow, which takes seconds
+
+    config, total, start = run.config.train, run.total_steps, int(state["step"])
+    if start == total:
+        return state
+    frozen, classes = jax.device_put((run.frozen, run.classes), sharding.replicated(mesh))
+    optimizer, schedule = make_optimizer(run)
+    step_fn = jit_step(mesh, run.method, optimizer)
+    batches = loader.train_batches(
+        run.train,
+        image_size=run.image_size,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=run.config.seed,
+        augmentation=loader.Augmentation(run.config.data.crop_scale, run.config.data.flip),
+        workers=run.workers,
+        start=start,
+    )
+    writer = create_writer(run.workdir, start)
+    recorder = _Recorder(writer, schedule, config.batch_size, start, total)
+    before, began = meta["train_seconds"], time.monotonic()
+    with (
+        Interruption() as interruption,
+        tqdm(total=total, initial=start, desc="training", unit="step", disable=None) as bar,
+    ):
+        for step, batch in enumerate(batches, start=start + 1):
+            state, metrics = step_fn(state, frozen, classes, sharding.put_batch(batch, mesh))
+            recorder.add(step, metrics)
+            bar.update()
+            stop = interruption.requested or step == total
+            if stop or step % config.log_every == 0 or step % config.checkpoint_every == 0:
+                bar.set_postfix(recorder.write(checkpoints))
+            if stop or step % config.checkpoint_every == 0:
+                meta["train_seconds"] = before + time.monotonic() - began
+                checkpoints.save(step, state, meta)
+            if stop:
+                break
+    writer.close()
+    if step < total:
+        print(f"stopped at step {step} of {total}, saved; the same command goes on from there")
+    return state
+
+
+def jit_step(
+    mesh: jax.sharding.Mesh, method: SotGlp, optimizer: optax.GradientTransformation
+) -> Callable:
+    """`train_step` compiled for a mesh: images split over 'data', all else on every device."""
+    whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    return jax.jit(
+        functools.partial(train_step, method=method, optimizer=optimizer),
+        in_shardings=(whole, whole, whole, split),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+class _Recorder:
+    """Collects metrics on the device and writes their means now and then."""
+
+    def __init__(self, writer, schedule, batch_size: int, start: int, total: int):
+        self._writer, self._schedule, self._batch_size = writer, schedule, batch_size
+        self._pending: list[tuple[int, dict]] = []
+        self._last, self._time, self._total = start, time.monotonic(), total
+
+    def add(self, step: int, metrics: dict) -> None:
+        self._pending.append((step, metrics))
+
+    def write(self, checkpoints: Checkpoints) -> dict[str, str]:
+        """Writes the means since the last time; returns what a progress bar shows."""
+        fetched = [(step, jax.device_get(metrics)) for step, metrics in self._pending]
+        for step, metrics in fetched:
+            if not np.isfinite(metrics["loss"]):
+                raise InputError(
+                    f"the loss is not finite at step {step}: lower --config.train.lr or set "
+                    f"--config.precision=float32; the last good checkpoint is of step "
+                    f"{checkpoints.latest or 'none'}."
+                )
+        step, now = fetched[-1][0], time.monotonic()
+        speed = (step - self._last) / (now - self._time)
+        means = {k: float(np.mean([m[k] for _, m in fetched])) for k in fetched[0][1]}
+        means |= {
+            "learning_rate": float(self._schedule(step - 1)),
+            "images_per_second": speed * self._batch_size,
+            "remaining_seconds": (self._total - step) / speed,
+        }
+        self._writer.write_scalars(step, means)
+        self._pending, self._last, self._time = [], step, now
+        return {"loss": f"{means['loss']:.3f}", "fused": f"{means['accuracy_fused']:.0%}"}
+
+
+class Interruption:
+    """Turns the first Ctrl-C or SIGTERM into a request that the loop answers between steps."""
+
+    def __enter__(self):
+        self.requested = False
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _frame):
+        self.requested = True
+        signal.signal(number, self._before[number])

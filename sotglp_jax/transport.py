@@ -46,9 +46,7 @@ def plan(
     return jax.vmap(solve)(problems).reshape(sim.shape)
 
 
-def support(
-    saliency: Float[Array, "B P C"], k: int
-) -> Int[Array, "B C k"]:
+def support(saliency: Float[Array, "B P C"], k: int) -> Int[Array, "B C k"]:
     """Indices of the k most salient patches per image and class, best first (equation 8)."""
     return jax.lax.top_k(saliency.swapaxes(1, 2), k)[1]
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
 
 from sotglp_jax.clip import hub, weights
 from sotglp_jax.clip.layers import ACTIVATIONS
@@ -13,11 +14,25 @@ from sotglp_jax.clip.vision import ImageFeatures, VisionTransformer
 from sotglp_jax.clip.weights import Architecture
 from sotglp_jax.errors import InputError
 
-__all__ = ["Architecture", "Clip", "ImageFeatures", "Towers", "build", "load"]
+__all__ = [
+    "Architecture",
+    "Clip",
+    "ImageFeatures",
+    "Towers",
+    "build",
+    "load",
+    "normalise",
+    "shapes",
+]
 
 # CLIP's pixel statistics, for RGB in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def normalise(images: UInt8[Array, "B R R 3"]) -> Float[Array, "B R R 3"]:
+    """Pixels to CLIP's input: float32, its mean and standard deviation per channel."""
+    return (images.astype(jnp.float32) / 255.0 - jnp.array(MEAN)) / jnp.array(STD)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,9 +133,7 @@ def _in_repository(repository: str) -> ClipFiles:
             "that holds weights and tokenizer.json."
         )
     configs = (_fetch(repository, name) for name in _CONFIGS)
-    return ClipFiles(
-        tuple(weights), tokenizer, next((_read_config(c) for c in configs if c), {})
-    )
+    return ClipFiles(tuple(weights), tokenizer, next((_read_config(c) for c in configs if c), {}))
 
 
 def _fetch(repository: str, name: str) -> Path | None:

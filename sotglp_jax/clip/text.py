@@ -51,14 +51,14 @@ class TextTransformer(nn.Module):
     def setup(self):
         sizes = (self.width, self.heads, self.mlp_width, self.activation, self.dtype)
         init = nn.initializers.normal(0.02)
-        self.token_embedding = self.param(
-            "token_embedding", init, (self.vocab_size, self.width)
-        )
+        self.token_embedding = self.param("token_embedding", init, (self.vocab_size, self.width))
         self.positional_embedding = self.param(
             "positional_embedding", init, (self.context_length, self.width)
         )
         self.text_projection = self.param(
-            "text_projection", nn.initializers.normal(self.width**-0.5), (self.width, self.embed_dim)
+            "text_projection",
+            nn.initializers.normal(self.width**-0.5),
+            (self.width, self.embed_dim),
         )
         self.ln_final = LayerNorm()
         if self.layers > 1:

@@ -39,6 +39,13 @@ class Architecture:
     text_mlp: int
     embed_dim: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.image_size} pixels in patches of {self.patch_size}, vision "
+            f"{self.vision_layers} x {self.vision_width}, text {self.text_layers} x "
+            f"{self.text_width}"
+        )
+
     @property
     def image_size(self) -> int:
         """Pixels along a side of the square input."""
@@ -323,7 +330,9 @@ def activation(config: dict) -> str:
     return named if named in ("quick_gelu", "gelu") else json.dumps(named)
 
 
-def port(tensors: Mapping[str, np.ndarray], layout: Layout, shapes: dict, arch: Architecture) -> dict:
+def port(
+    tensors: Mapping[str, np.ndarray], layout: Layout, shapes: dict, arch: Architecture
+) -> dict:
     """Moves source tensors into our tree.
 
     Args:
@@ -350,7 +359,7 @@ def port(tensors: Mapping[str, np.ndarray], layout: Layout, shapes: dict, arch: 
     tree = {}
     for path, sources in table.items():
         parts = [forward(tensors[name]) for name, (forward, _) in sources]
-        tree[path] = np.stack(parts) if "/blocks/" in path else np.ascontiguousarray(parts[0])
+        tree[path] = np.stack(parts) if "/blocks/" in path else np.asarray(parts[0], order="C")
     return unflatten_dict(tree, sep="/")
 
 

@@ -1,0 +1,1 @@
+"""What is learned on the frozen CLIP; the contract is in `sotglp`."""

@@ -1,4 +1,4 @@
-"""Learned context in front of class names: its initial values and its way through the text tower."""
+"""Learned context before class names: its initial values and its way through the text tower."""
 
 import math
 
@@ -28,7 +28,7 @@ def from_template(
 
 
 def xavier_uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
-    """Xavier-uniform over the whole tensor, fans by PyTorch's rule: sizes 1 and 0 times the rest."""
+    """Xavier-uniform over the whole tensor; PyTorch's fans: sizes 1 and 0 times the rest."""
     rest = math.prod(shape[2:])
     bound = math.sqrt(6.0 / ((shape[0] + shape[1]) * rest))
     return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
@@ -69,7 +69,9 @@ def encode(
     return jax.vmap(encode_class)(args)
 
 
-def _encode_class(towers, text_params, contexts: Float[Array, "N M Dt"], ids: Int[Array, " L"], eot):
+def _encode_class(
+    towers, text_params, contexts: Float[Array, "N M Dt"], ids: Int[Array, " L"], eot
+):
     n, m, _ = contexts.shape
     name = towers.text.apply({"params": text_params}, ids, method="embed")
     name = jnp.broadcast_to(name, (n, *name.shape))

@@ -1,0 +1,46 @@
+"""Installation: python -m pip install -e . (extras: test, parity, torch, pretrain)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERSION = re.search(r'__version__ = "(.+)"', Path("sotglp_jax/__init__.py").read_text())[1]
+
+# Lower bounds are versions that the test suite ran with.
+REQUIRED = [
+    "jax>=0.10.2",
+    "flax>=0.12.8",  # linen only
+    "optax>=0.2.8",
+    "ott-jax>=0.6.0",  # Sinkhorn
+    "orbax-checkpoint>=0.12.8",
+    "grain>=0.2.18",  # input with exact resume
+    "ml_collections>=1.1.0",
+    "clu>=0.0.12",  # metric writers, which need the next two
+    "tensorflow-cpu>=2.21.0",  # never the GPU build: it would take the accelerator's memory
+    "tensorboard>=2.20.0",
+    "jaxtyping>=0.3.11",  # shapes in signatures
+    "numpy>=2.4",
+    "pillow>=13.0",  # CLIP's bicubic
+    "safetensors>=0.8",
+    "tokenizers>=0.23",
+    "huggingface_hub>=2.4",
+    "scikit-learn>=1.9",  # load_digits, StratifiedShuffleSplit
+    "tqdm>=4.70",
+]
+PRETRAIN = ["matplotlib>=3.11"]  # its fonts
+TORCH = ["torch>=2.13"]  # OpenAI's .pt archives
+TEST = ["pytest>=9.0", "ruff>=0.17", *PRETRAIN]
+PARITY = [*TEST, *TORCH, "transformers>=5.0", "open_clip_torch>=3.0"]
+
+setup(
+    name="sotglp_jax",
+    version=VERSION,
+    description="Local-global prompt learning for CLIP via sparse optimal transport, in JAX",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["sotglp_jax*"]),
+    package_data={"sotglp_jax": ["assets/tiny_clip/*"]},
+    install_requires=REQUIRED,
+    extras_require={"test": TEST, "parity": PARITY, "torch": TORCH, "pretrain": PRETRAIN},
+)

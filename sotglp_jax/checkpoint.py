@@ -1,0 +1,65 @@
+"""Checkpoints of a run, by orbax: what is trained, and nothing of CLIP.
+
+The step is the position of the input and of the randomness too: batches are a function of seed
+and position, and a step's key is the seed's folded with the step.
+"""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from sotglp_jax.errors import InputError
+
+
+class Checkpoints:
+    """The checkpoints below a run folder, written in the background.
+
+    Args:
+      workdir: the run folder.
+    """
+
+    def __init__(self, workdir: Path):
+        self._manager = ocp.CheckpointManager(
+            (workdir / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=2),
+            item_names=("state", "meta"),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the last whole checkpoint; one cut off in the middle of writing is not whole."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: dict, meta: dict) -> None:
+        """Starts to write; a step that is there already is left alone."""
+        if step == self.latest:
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=args)
+
+    def restore(self, like: dict) -> tuple[dict, dict]:
+        """State and meta of the last checkpoint.
+
+        Args:
+          like: a state whose leaves have the shapes, dtypes and shardings to restore to.
+
+        Raises:
+          InputError: there is no checkpoint.
+        """
+        if self.latest is None:
+            raise InputError(
+                f"{self._manager.directory} holds no finished checkpoint: train first, with the "
+                "same --config and --workdir."
+            )
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(self.latest, args=args)
+        return restored.state, restored.meta
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,1 @@
+"""Images: where they come from, how shots are drawn, and how batches are made."""

@@ -1,0 +1,189 @@
+"""Batches from sources, by grain: deterministic, and resumed by position alone."""
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from sotglp_jax.data import transforms
+from sotglp_jax.data.sources import ImageFiles, Source, Subset
+from sotglp_jax.errors import InputError
+
+# {"image": uint8 (B, R, R, 3), "label": int32 (B,), "mask": bool (B,)}; mask is False for padding.
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied.
+
+    Attributes:
+      scale: range of RandomResizedCrop's area.
+      flip: mirror every second image.
+    """
+
+    scale: tuple[float, float]
+    flip: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Train:
+    size: int
+    augmentation: Augmentation
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        pixels = transforms.random_resized_crop(
+            example["image"], self.size, self.augmentation.scale, rng
+        )
+        if self.augmentation.flip:
+            pixels = transforms.flip(pixels, rng)
+        return {"image": pixels, "label": example["label"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Test:
+    size: int
+
+    def __call__(self, example: dict) -> dict:
+        pixels = transforms.resize_and_crop(example["image"], self.size)
+        return {"image": pixels, "label": example["label"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Collate:
+    batch_size: int
+
+    def __call__(self, examples: list[dict]) -> Batch:
+        """Stacks, and fills a short batch up with black images that the mask leaves out."""
+        images = np.stack([e["image"] for e in examples])
+        labels = np.array([e["label"] for e in examples], np.int32)
+        gap = self.batch_size - len(examples)
+        return {
+            "image": np.pad(images, [(0, gap), (0, 0), (0, 0), (0, 0)]),
+            "label": np.pad(labels, (0, gap)),
+            "mask": np.arange(self.batch_size) < len(examples),
+        }
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Batches of an epoch: the last, short one is dropped unless it is the only one."""
+    return max(images // batch_size, 1)
+
+
+def train_batches(
+    source: Source,
+    *,
+    image_size: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    augmentation: Augmentation,
+    workers: int,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """Shuffled and augmented batches of all epochs.
+
+    Order and augmentation are functions of seed and position, so `start=n` goes on exactly as
+    if the first n batches had been taken.
+
+    Args:
+      source: training images.
+      image_size: R.
+      batch_size: B.
+      epochs: how often every image is shown.
+      seed: randomness.
+      augmentation: see there.
+      workers: processes that decode; 0 decodes in threads of this one.
+      start: batches to leave out at the beginning.
+    """
+    import grain
+
+    batches = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()
+        .random_map(_Train(image_size, augmentation))
+        .batch(
+            batch_size,
+            drop_remainder=len(source) >= batch_size,
+            batch_fn=_Collate(batch_size),
+        )
+        .repeat(epochs)
+    )
+    return _iterate(batches.slice(slice(start, None)), workers)
+
+
+def test_batches(source: Source, *, image_size: int, batch_size: int, workers: int):
+    """Every image once, in order; the last batch is padded. Arguments as in `train_batches`."""
+    import grain
+
+    batches = (
+        grain.MapDataset.source(source)
+        .map(_Test(image_size))
+        .batch(batch_size, batch_fn=_Collate(batch_size))
+    )
+    return _iterate(batches, workers)
+
+
+def _iterate(batches, workers: int) -> Iterator[Batch]:
+    import grain
+
+    threads = grain.ReadOptions(num_threads=min(os.cpu_count() or 1, 16), prefetch_buffer_size=4)
+    dataset = batches.to_iter_dataset(threads)
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
+
+
+def check_images(sources: list[Source]) -> None:
+    """Decodes every image file once, so that a bad one stops the run before it starts.
+
+    Raises:
+      InputError: lists the missing, unreadable and truncated files.
+    """
+    files = [path for source in sources for path in _paths(source)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        faults = list(
+            tqdm(
+                pool.map(_fault, files),
+                total=len(files),
+                desc="checking images",
+                disable=None,
+                leave=False,
+            )
+        )
+    bad = [(path, fault) for path, fault in zip(files, faults, strict=True) if fault]
+    if bad:
+        listed = "; ".join(f"{path} ({fault})" for path, fault in bad[:20])
+        more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
+        raise InputError(
+            f"{len(bad)} of {len(files)} images cannot be read: {listed}{more}: restore them or "
+            "take them out of the data set."
+        )
+
+
+def _paths(source: Source) -> list[Path]:
+    if isinstance(source, Subset):
+        paths = _paths(source.source)
+        return [paths[i] for i in source.indices] if paths else []
+    if isinstance(source, ImageFiles):
+        return [source.root / name for name in source.names]
+    return []
+
+
+def _fault(path: Path) -> str:
+    try:
+        with Image.open(path) as image:
+            # Reads the whole file but, of a JPEG, reconstructs an eighth of the size.
+            image.draft("RGB", (1, 1))
+            image.load()
+    except FileNotFoundError:
+        return "missing"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return str(error).replace(str(path), "the file")
+    return ""

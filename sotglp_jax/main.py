@@ -1,0 +1,86 @@
+"""The command: python -m sotglp_jax.main --config=configs/fewshot.py
+
+Flags only; everything heavy is imported after they are known to be sound.
+"""
+
+import os
+import sys
+from logging import WARNING, Formatter
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from sotglp_jax.errors import InputError
+
+config_flags.DEFINE_config_file(
+    "config", help_string="Study and its keys: FILE[:key=value,...], see configs/common.py."
+)
+flags.DEFINE_string("workdir", "", "Run folder; named after the configuration if not given.")
+flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on), or evaluate only.")
+
+# These decide other defaults, so they are chosen before those are made.
+CHOSEN_FIRST = {"dataset": "dataset", "clip.name": "clip", "recipe": "recipe"}
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags; whatever is wrong with them is an `InputError`."""
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(f"{str(error).splitlines()[0]}; --help lists the flags.") from None
+    except (AttributeError, KeyError) as error:
+        key = str(error).strip("\"'")
+        given = [a for a in argv if a.startswith("--config.") and key in a.split("=")[0]]
+        if not given:
+            raise
+        raise InputError(f"{given[0]}: no such key; configs/common.py has them all.") from None
+    except OSError as error:
+        raise InputError(f"--config: {error.filename} cannot be read ({error.strerror}).") from None
+    if rest[1:]:
+        raise InputError(f'"{rest[1]}" is no flag: options start with --.')
+    return rest
+
+
+def main(_: list[str]) -> None:
+    """Runs what the flags say."""
+    quiet()
+    if flags.FLAGS.config is None:
+        raise InputError("--config=FILE is missing: configs/fewshot.py is a start.")
+    for key in config_flags.get_override_values(flags.FLAGS["config"]):
+        if key in CHOSEN_FIRST:
+            name = CHOSEN_FIRST[key]
+            raise InputError(
+                f"--config.{key} decides other defaults: choose it as --config=FILE:{name}=VALUE."
+            )
+    from sotglp_jax.evaluate import evaluate
+    from sotglp_jax.run import prepare
+    from sotglp_jax.train import train
+
+    run = prepare(flags.FLAGS.config, flags.FLAGS.workdir)
+    if flags.FLAGS.mode == "train" and run.method:
+        train(run)
+    else:
+        evaluate(run)
+
+
+def quiet() -> None:
+    """Of the libraries' log, shows warnings and the training metrics, without their prefix."""
+    handler = logging.get_absl_handler()
+    handler.addFilter(lambda r: r.levelno >= WARNING or r.module == "logging_writer")
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.set_verbosity(logging.INFO)
+
+
+def run() -> None:
+    """The entry point: input errors become one sentence and exit code 2."""
+    # TensorFlow only writes TensorBoard's events; its C++ log ignores the level at start-up.
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    try:
+        app.run(main, flags_parser=parse)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

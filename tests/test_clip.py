@@ -1,0 +1,136 @@
+"""The towers: causality, lengths, streams, precision."""
+
+import dataclasses
+
+import clips
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sotglp_jax import clip, flops
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return clip.load(str(clips.write(tmp_path_factory.mktemp("clip"))))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).standard_normal((3, 32, 32, 3), dtype=np.float32)
+
+
+def encode_text(loaded, tokens, **options):
+    towers = clip.build(loaded.arch, loaded.activation, **options)
+
+    @jax.jit
+    def encode(params, ids, eot):
+        return towers.text.apply(params, towers.text.apply(params, ids, method="embed"), eot)
+
+    return encode({"params": loaded.params["text"]}, tokens.ids, tokens.eot)
+
+
+def encode_image(loaded, images, **options):
+    towers = clip.build(loaded.arch, loaded.activation, **options)
+    return jax.jit(towers.vision.apply)({"params": loaded.params["vision"]}, images)
+
+
+def test_short_text_equals_length_77(loaded):
+    tokens = loaded.tokenizer(["a cat", "a very old tree"])
+    assert tokens.ids.shape[1] % 8 == 0 and tokens.ids.shape[1] < 77
+    full = tokens.replace(ids=np.pad(tokens.ids, ((0, 0), (0, 77 - tokens.ids.shape[1]))))
+    short, long = encode_text(loaded, tokens), encode_text(loaded, full)
+    np.testing.assert_allclose(short, long, atol=1e-5)
+
+
+def test_text_is_causal(loaded):
+    tokens = loaded.tokenizer(["a cat"])
+    after, before = np.array(tokens.ids), np.array(tokens.ids)
+    after[0, tokens.eot[0] + 1 :] = 7
+    before[0, tokens.eot[0] - 1] = 7
+    plain = encode_text(loaded, tokens)
+    np.testing.assert_array_equal(encode_text(loaded, tokens.replace(ids=after)), plain)
+    assert np.abs(encode_text(loaded, tokens.replace(ids=before)) - plain).max() > 1e-3
+
+
+def test_each_text_reads_its_own_eot(loaded):
+    both = encode_text(loaded, loaded.tokenizer(["a cat", "a very old tree"]))
+    alone = encode_text(loaded, loaded.tokenizer(["a cat"]))
+    np.testing.assert_allclose(both[:1], alone, atol=1e-5)
+
+
+def test_vv_leaves_the_class_token_alone(loaded, images):
+    with_vv, without = encode_image(loaded, images), encode_image(loaded, images, vv=False)
+    np.testing.assert_allclose(with_vv.cls, without.cls, atol=1e-5)
+    assert np.abs(with_vv.patches - without.patches).max() > 1e-2
+    assert with_vv.patches.shape == without.patches.shape == (3, 16, 64)
+
+
+def test_a_single_layer_is_a_clip_too(tmp_path, images):
+    one = clip.load(str(clips.write(tmp_path, vision_layers=1, text_layers=1)))
+    plain, leak = encode_image(one, images), encode_image(one, images, vv_first_layer_leak=True)
+    np.testing.assert_allclose(plain.cls, leak.cls, atol=1e-5)
+    assert np.abs(plain.patches - leak.patches).max() > 1e-2
+    assert encode_text(one, one.tokenizer(["a cat"])).shape == (1, 32)
+
+
+def test_patches_follow_the_image(loaded, images):
+    """Swapping two patches' pixels changes only what the positions see of them."""
+    changed = images.copy()
+    changed[:, :8, :8] += 1.0
+    moved = np.abs(encode_image(loaded, changed).patches - encode_image(loaded, images).patches)
+    assert moved.mean((0, 2)).argmax() == 0
+
+
+def test_bf16_stays_close_and_returns_float32(loaded, images):
+    exact, rough = encode_image(loaded, images), encode_image(loaded, images, dtype=jnp.bfloat16)
+    assert rough.cls.dtype == rough.patches.dtype == jnp.float32
+    for a, b in ((exact.cls, rough.cls), (exact.patches, rough.patches)):
+        assert 0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
+def arch(patch, tokens, width, layers, text_width, embed_dim):
+    return clip.Architecture(
+        patch_size=patch,
+        image_tokens=tokens,
+        vision_width=width,
+        vision_layers=layers,
+        vision_heads=width // 64,
+        vision_mlp=4 * width,
+        vocab_size=49408,
+        context_length=77,
+        text_width=text_width,
+        text_layers=12,
+        text_heads=text_width // 64,
+        text_mlp=4 * text_width,
+        embed_dim=embed_dim,
+    )
+
+
+SIZES = {
+    "ViT-B/32": arch(32, 50, 768, 12, 512, 512),
+    "ViT-B/16": arch(16, 197, 768, 12, 512, 512),
+    "ViT-L/14": arch(14, 257, 1024, 24, 768, 768),
+    "ViT-L/14@336": arch(14, 577, 1024, 24, 768, 768),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_dual_stream_costs_at_most_13_percent(name):
+    size = SIZES[name]
+    assert flops.vision(size, dual=True) <= 1.13 * flops.vision(size, dual=False)
+    assert SIZES["ViT-L/14@336"].image_size == 336
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_flops_agree_with_xla(tower):
+    # Two layers, of which the scan holds one, are what XLA counts right.
+    size = dataclasses.replace(arch(16, 197, 256, 2, 256, 64), text_layers=2)
+    towers, shapes = clip.build(size, "quick_gelu"), clip.shapes(size)
+    if tower == "vision":
+        inputs, ours = [jnp.zeros((1, 224, 224, 3))], flops.vision(size, dual=True)
+    else:
+        inputs, ours = [jnp.zeros((1, 64, 256)), jnp.zeros(1, int)], flops.text(size, 64)
+    compiled = jax.jit(getattr(towers, tower).apply).lower({"params": shapes[tower]}, *inputs)
+    assert ours == pytest.approx(compiled.compile().cost_analysis()["flops"], rel=0.04)
