@@ -37,6 +37,7 @@ def plan(
         min_iterations=iterations,
         inner_iterations=iterations,
         max_iterations=iterations,
+        implicit_diff=None,  # its linear solve fails in float32
     )
 
     def solve(sim_KxN):

@@ -118,8 +118,9 @@ def _read_config(path: Path) -> dict:
 
 
 def _in_repository(repository: str) -> ClipFiles:
-    weights = [w for w in (_fetch(repository, name) for name in _WEIGHTS) if w][:1]
-    if not weights and (index := _fetch(repository, _INDEX)):
+    whole = next(filter(None, (_fetch(repository, name) for name in _WEIGHTS)), None)
+    weights = [whole] if whole else []
+    if not whole and (index := _fetch(repository, _INDEX)):
         weights = [_fetch(repository, shard) for shard in _shards(index)]
     if not weights or None in weights:
         raise InputError(
@@ -138,12 +139,14 @@ def _in_repository(repository: str) -> ClipFiles:
 
 def _fetch(repository: str, name: str) -> Path | None:
     """The file in the hub's cache, downloaded if need be; None if the repository lacks it."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     cached = try_to_load_from_cache(repository, name)
     if isinstance(cached, str):
         return Path(cached)
+    if cached is _CACHED_NO_EXIST:
+        return None
     try:
         path = Path(hf_hub_download(repository, name))
     except LocalEntryNotFoundError as error:

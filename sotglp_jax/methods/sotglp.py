@@ -174,7 +174,7 @@ class SotGlp:
         text = self.encode_classes(trainable, frozen, classes)
         scores = self.score(trainable, frozen, text, image)
         scale = jnp.exp(frozen["logit_scale"])
-        s_global = scale * self._drop(scores.sim_global, key)
+        s_global = scale * drop_prompts(scores.sim_global, self.global_dropout, key)
         loss_global = losses.cross_entropy(s_global, labels, mask)
         loss_local = losses.cross_entropy(scores.logits["local"], labels, mask)
         total = loss_global + self.fusion_weight * loss_local
@@ -211,14 +211,24 @@ class SotGlp:
             fused = fused / (1 + self.fusion_weight)
         return {"fused": fused, "global": s_global, "local": s_local}
 
-    def _drop(self, sim: Float[Array, "B C Ng"], key: PRNGKeyArray) -> Float[Array, "B C"]:
-        """Mean over the prompts that each image keeps, drawn with replacement."""
-        if not self.global_dropout:
-            return sim.mean(-1)
-        keep = max(self.n_global - int(self.global_dropout * self.n_global), 1)
-        drawn = jax.random.randint(key, (len(sim), keep), 0, self.n_global)
-        weights_BxNg = jax.nn.one_hot(drawn, self.n_global).mean(1)
-        return jnp.einsum("bcn,bn->bc", sim, weights_BxNg, precision="highest")
+
+def drop_prompts(
+    sim: Float[Array, "B C Ng"], share: float, key: PRNGKeyArray
+) -> Float[Array, "B C"]:
+    """Mean over the prompts that each image keeps, drawn with replacement.
+
+    Args:
+      sim: similarities of images and global prompts.
+      share: left out of N_g, rounded down; at least one is kept, and 0 keeps exactly all.
+      key: randomness.
+    """
+    if not share:
+        return sim.mean(-1)
+    n_global = sim.shape[-1]
+    keep = max(n_global - int(share * n_global), 1)
+    drawn = jax.random.randint(key, (len(sim), keep), 0, n_global)
+    weights_BxNg = jax.nn.one_hot(drawn, n_global).mean(1)
+    return jnp.einsum("bcn,bn->bc", sim, weights_BxNg, precision="highest")
 
 
 def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:

@@ -1,0 +1,201 @@
+"""The method: what moves, what stays, and what must not matter."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import clips
+from sotglp_jax import clip, sharding
+from sotglp_jax.errors import InputError
+from sotglp_jax.methods import prompts
+from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp, drop_prompts
+from sotglp_jax.state import sgd
+from sotglp_jax.train import jit_step
+
+NAMES = clips.CASE["names"]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return clip.load(str(clips.write(tmp_path_factory.mktemp("clip"))))
+
+
+@pytest.fixture(scope="module")
+def classes(loaded):
+    return loaded.tokenizer(NAMES, room=4)
+
+
+@pytest.fixture(scope="module")
+def image(loaded):
+    images = np.random.default_rng(0).standard_normal((4, 32, 32, 3), dtype=np.float32)
+    towers = clip.build(loaded.arch, loaded.activation)
+    return jax.jit(towers.vision.apply)({"params": loaded.params["vision"]}, images)
+
+
+def method(loaded, **options):
+    options = {"n_global": 4, "n_local": 2, "topk": 5, "global_dropout": 0.0} | options
+    return SotGlp(clip.build(loaded.arch, loaded.activation), (5, 6, 7, 8), **options)
+
+
+def loss_and_gradient(method, trainable, loaded, classes, image, labels=(0, 1, 2, 3), key=0):
+    @jax.jit
+    def compute(trainable, frozen, classes, image):
+        labels_ = jnp.array(labels)
+        return jax.value_and_grad(method.loss, has_aux=True)(
+            trainable, frozen, classes, image, labels_, labels_ >= 0, jax.random.key(key)
+        )
+
+    return compute(trainable, loaded.params, classes, image)
+
+
+def scores(method, trainable, loaded, classes, image):
+    @jax.jit
+    def compute(trainable, frozen, classes, image):
+        text = method.encode_classes(trainable, frozen, classes)
+        return method.score(trainable, frozen, text, image)
+
+    return compute(trainable, loaded.params, classes, image)
+
+
+def test_permuting_classes_permutes_the_logits(loaded, classes, image):
+    m, order = method(loaded), np.array([2, 0, 3, 1])
+    trainable = m.init(jax.random.key(0), loaded.params, len(NAMES))
+    plain = scores(m, trainable, loaded, classes, image)
+    trainable["local_prompts"] = trainable["local_prompts"][order]
+    shuffled = jax.tree.map(lambda x: x[order], classes)
+    permuted = scores(m, trainable, loaded, shuffled, image)
+    for name, logits in plain.logits.items():
+        np.testing.assert_allclose(permuted.logits[name], logits[:, order], atol=2e-4)
+
+
+def test_chunks_change_neither_loss_nor_gradient(loaded, classes, image):
+    trainable = method(loaded).init(jax.random.key(0), loaded.params, len(NAMES))
+    whole = loss_and_gradient(method(loaded), trainable, loaded, classes, image)
+    # 3 does not divide the 4 classes.
+    parts = loss_and_gradient(method(loaded, chunk=3), trainable, loaded, classes, image)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, parts)
+
+
+def test_a_step_moves_every_prompt_and_leaves_clip_bit_identical(loaded, classes):
+    m = method(loaded, global_dropout=0.75)
+    optimizer, mesh = sgd(0.01, 0.9, 0.01), sharding.make_mesh()
+    trainable = m.init(jax.random.key(0), loaded.params, len(NAMES))
+    state = {
+        "step": jnp.zeros((), jnp.int32),
+        "key": jax.random.key_data(jax.random.key(1)),
+        "trainable": trainable,
+        "opt_state": optimizer.init(trainable),
+    }
+    frozen = jax.device_put(loaded.params)
+    before = jax.tree.map(np.array, (trainable, frozen))
+    batch = {
+        "image": np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype(np.uint8),
+        "label": (np.arange(16) % 4).astype(np.int32),
+        "mask": np.ones(16, bool),
+    }
+    state, metrics = jit_step(mesh, m, optimizer)(state, frozen, classes, batch)
+    jax.tree.map(np.testing.assert_array_equal, frozen, before[1])
+    for name, old in before[0].items():
+        moved = np.abs(state["trainable"][name] - old).max(-1)
+        assert (moved > 0).all(), name
+    assert int(state["step"]) == 1 and np.isfinite(metrics["loss"])
+    optimised = jax.tree.leaves(state["opt_state"])
+    assert sum(x.size for x in optimised) == sum(x.size for x in jax.tree.leaves(trainable))
+
+
+def test_masked_images_do_not_count(loaded, classes, image):
+    m = method(loaded)
+    trainable = m.init(jax.random.key(0), loaded.params, len(NAMES))
+    (masked, _), _ = loss_and_gradient(m, trainable, loaded, classes, image, (0, 1, -1, -1))
+    two = jax.tree.map(lambda x: x[:2], image)
+    (alone, _), _ = loss_and_gradient(m, trainable, loaded, classes, two, (0, 1))
+    np.testing.assert_allclose(masked, alone, rtol=1e-5)
+
+
+def test_global_dropout_keeps_one_of_four_drawn_per_image():
+    sim = np.random.default_rng(0).uniform(size=(6, 3, 4)).astype(np.float32)
+    picked = set()
+    for seed in range(8):
+        kept = drop_prompts(sim, 0.75, jax.random.key(seed))
+        error = np.abs(sim - np.asarray(kept)[..., None]).max(1)
+        assert (error.min(-1) < 1e-6).all()
+        picked.add(tuple(error.argmin(-1)))
+    assert len(picked) > 1 and any(len(set(p)) > 1 for p in picked)
+    np.testing.assert_array_equal(drop_prompts(sim, 0.0, jax.random.key(0)), jnp.mean(sim, -1))
+
+
+def test_the_plan_is_constant_for_the_gradient_unless_unrolled(loaded, classes, image):
+    trainable = method(loaded).init(jax.random.key(0), loaded.params, len(NAMES))
+    (_, stop), (_, unroll) = (
+        loss_and_gradient(
+            method(loaded, epsilon=0.02, plan_gradient=kind), trainable, loaded, classes, image
+        )
+        for kind in ("stop", "unroll")
+    )
+    assert np.abs(stop["local_prompts"] - unroll["local_prompts"]).max() > 1e-6
+    np.testing.assert_allclose(stop["global_prompts"], unroll["global_prompts"], atol=1e-6)
+
+
+def test_variants_have_the_trees_they_say(loaded, classes, image):
+    shared = method(loaded, class_specific=False)
+    tree = shared.init(jax.random.key(0), loaded.params, len(NAMES))
+    assert tree["local_prompts"].shape == (2, 4, 64)
+    assert scores(shared, tree, loaded, classes, image).logits["local"].shape == (4, 4)
+    plain = method(loaded, projection=False)
+    tree = plain.init(jax.random.key(0), loaded.params, len(NAMES))
+    assert set(tree) == {"global_prompts", "local_prompts"}
+    # The projection starts as the identity.
+    full = method(loaded)
+    other = scores(full, full.init(jax.random.key(0), loaded.params, 4), loaded, classes, image)
+    np.testing.assert_allclose(
+        scores(plain, tree, loaded, classes, image).logits["fused"], other.logits["fused"], atol=1e-4
+    )
+
+
+def test_recipes_combine_the_branches_as_written(loaded, classes, image):
+    paper, official = (
+        scores(m, m.init(jax.random.key(0), loaded.params, 4), loaded, classes, image)
+        for m in (
+            method(loaded),
+            method(loaded, fusion_weight=1.0, mean_over_prompts=True, mean_of_branches=True),
+        )
+    )
+    g, phi = paper.logits["global"], 100 * paper.phi
+    np.testing.assert_allclose(paper.logits["fused"], g + 0.25 * phi, rtol=1e-4)
+    np.testing.assert_allclose(official.logits["fused"], (g + phi / 2) / 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["template", "random", "gram"])
+def test_initial_local_prompts(loaded, kind):
+    m = method(loaded, local_init=kind)
+    local = np.array(m.init(jax.random.key(0), loaded.params, 4)["local_prompts"])
+    assert local.shape == (4, 2, 4, 64) and local.dtype == np.float32
+    assert np.abs(local[:, 0] - local[:, 1]).max() > 0
+    if kind == "template":
+        template = loaded.params["text"]["token_embedding"][[5, 6, 7, 8]]
+        assert np.abs(local - template).std() < 0.2 * template.std()
+    if kind == "random":
+        bound = np.sqrt(6 / (2 * 4 * 64 + 4 * 4 * 64))
+        assert 0.98 * bound < np.abs(local).max() <= bound
+    if kind == "gram":
+        gram = np.einsum("cnmd,ckmd->cmnk", local, local) / prompts.GRAM_SCALE**2
+        np.testing.assert_allclose(gram, np.broadcast_to(np.eye(2), gram.shape), atol=1e-5)
+
+
+def test_topk_above_the_patches_is_refused(loaded):
+    assert method(loaded, topk=16).topk == 16
+    with pytest.raises(InputError, match="topk=17 .* than the 16"):
+        method(loaded, topk=17)
+
+
+def test_scores_are_finite_for_one_class_and_one_prompt(loaded, image):
+    m = dataclasses.replace(method(loaded), n_local=1, topk=1)
+    text = ClassFeatures(jnp.ones((1, 4, 32)), jnp.ones((1, 1, 32)))
+    trainable = {"local_projection": jnp.eye(64)}
+    assert all(
+        np.isfinite(x).all()
+        for x in jax.tree.leaves(m.score(trainable, loaded.params, text, image))
+    )
