@@ -6,7 +6,6 @@ and position, and a step's key is the seed's folded with the step.
 
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 
 from sotglp_jax.errors import InputError
@@ -17,11 +16,18 @@ class Checkpoints:
 
     Args:
       workdir: the run folder.
+      create: make the folder where there is none.
+
+    Raises:
+      InputError: there is none, and it is not to be made.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, create: bool = False):
+        folder = (workdir / "checkpoints").absolute()
+        if not create and not folder.is_dir():
+            raise _none_in(folder)
         self._manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(),
+            folder,
             options=ocp.CheckpointManagerOptions(max_to_keep=2),
             item_names=("state", "meta"),
         )
@@ -42,19 +48,15 @@ class Checkpoints:
         """State and meta of the last checkpoint.
 
         Args:
-          like: a state whose leaves have the shapes, dtypes and shardings to restore to.
+          like: a state of `ShapeDtypeStruct`s with the shardings to restore to.
 
         Raises:
           InputError: there is no checkpoint.
         """
         if self.latest is None:
-            raise InputError(
-                f"{self._manager.directory} holds no finished checkpoint: train first, with the "
-                "same --config and --workdir."
-            )
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            raise _none_in(self._manager.directory)
         args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+            state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )
         restored = self._manager.restore(self.latest, args=args)
         return restored.state, restored.meta
@@ -63,3 +65,9 @@ class Checkpoints:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _none_in(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} holds no finished checkpoint: train first, with the same --config and --workdir."
+    )

@@ -26,6 +26,7 @@ def parse(argv: list[str]) -> list[str]:
     """Reads the flags; whatever is wrong with them is an `InputError`."""
     try:
         rest = flags.FLAGS(argv)
+        _ = flags.FLAGS.config and flags.FLAGS.config.keys()  # a failure to load is kept until here
     except flags.Error as error:
         raise InputError(f"{str(error).splitlines()[0]}; --help lists the flags.") from None
     except (AttributeError, KeyError) as error:
@@ -35,7 +36,8 @@ def parse(argv: list[str]) -> list[str]:
             raise
         raise InputError(f"{given[0]}: no such key; configs/common.py has them all.") from None
     except OSError as error:
-        raise InputError(f"--config: {error.filename} cannot be read ({error.strerror}).") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"the file that --config names cannot be read: {reason}.") from None
     if rest[1:]:
         raise InputError(f'"{rest[1]}" is no flag: options start with --.')
     return rest

@@ -68,7 +68,7 @@ def train(run: Run) -> None:
     mesh = sharding.make_mesh(run.config.mesh)
     sharding.check_batch_size(run.config.train.batch_size, mesh)
     create_folder(run)
-    checkpoints = Checkpoints(run.workdir)
+    checkpoints = Checkpoints(run.workdir, create=True)
     if checkpoints.latest is None:
         state = jax.device_put(init_state(run), sharding.replicated(mesh))
         meta = {"train_seconds": 0.0}

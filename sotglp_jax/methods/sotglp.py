@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -105,7 +106,7 @@ class SotGlp:
           global_prompts (N_g, M, D_t); local_prompts (C, N_l, M, D_t), without C when shared;
           local_projection (W, W), applied as patches @ local_projection.
         """
-        template = frozen["text"]["token_embedding"][jnp.array(self.template_ids)]
+        template = frozen["text"]["token_embedding"][np.array(self.template_ids)]
         shape = (n_classes,) * self.class_specific + (self.n_local, *template.shape)
         initialise = {
             "template": lambda: prompts.from_template(key, shape, template),

@@ -1,0 +1,53 @@
+"""What several test files share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import clips
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A CLIP of random weights, 32 pixels."""
+    return clips.write(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """Starts `python -m MODULE ARGUMENTS` in the repository; programs are compiled once."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+
+    def start(*arguments, module="sotglp_jax.main", **variables):
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT,
+            env=env | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def main(command):
+    """Runs the main command to its end: (exit code, stdout, stderr)."""
+
+    def run(*arguments, **variables):
+        process = command(*arguments, **variables)
+        out, err = process.communicate(timeout=600)
+        return process.returncode, out, err
+
+    return run
