@@ -55,9 +55,7 @@ class Checkpoints:
         """
         if self.latest is None:
             raise _none_in(self._manager.directory)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
         restored = self._manager.restore(self.latest, args=args)
         return restored.state, restored.meta
 

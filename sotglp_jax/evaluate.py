@@ -80,7 +80,7 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, float]:
 def _test_batches(run: Run, mesh: Mesh):
     size, images = run.config.train.batch_size, len(run.dataset.test)
     batches = loader.test_batches(
-        run.dataset.test, image_size=run.image_size, batch_size=size, workers=run.workers
+        run.dataset.test, image_size=run.arch.image_size, batch_size=size, workers=run.workers
     )
     for batch in tqdm(batches, desc="testing", total=-(-images // size), disable=None):
         yield sharding.put_batch(batch, mesh)

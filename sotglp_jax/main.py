@@ -59,6 +59,8 @@ def main(_: list[str]) -> None:
     from sotglp_jax.train import train
 
     run = prepare(flags.FLAGS.config, flags.FLAGS.workdir)
+    activation = run.zero_shot.towers.vision.activation
+    print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
     if flags.FLAGS.mode == "train" and run.method:
         train(run)
     else:

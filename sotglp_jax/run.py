@@ -62,7 +62,7 @@ class Run:
       workdir: the run folder; not there before `create_folder`.
       dataset: class names and test images.
       train: the training shots; empty where nothing is learned.
-      image_size: R.
+      arch: CLIP's dimensions.
       method: the method to train, None where nothing is learned.
       zero_shot: CLIP's own classifier on the same towers.
       frozen: CLIP's weights, matrices in the precision of the products.
@@ -74,7 +74,7 @@ class Run:
     workdir: Path
     dataset: Dataset
     train: Source
-    image_size: int
+    arch: clip.Architecture
     method: SotGlp | None
     zero_shot: ZeroShot
     frozen: dict
@@ -135,7 +135,7 @@ def prepare(config: ConfigDict, workdir: str = "") -> Run:
         workdir=folder,
         dataset=dataset,
         train=train,
-        image_size=loaded.arch.image_size,
+        arch=loaded.arch,
         method=method,
         zero_shot=ZeroShot(towers),
         frozen=in_precision(loaded.params, dtype),
@@ -143,7 +143,6 @@ def prepare(config: ConfigDict, workdir: str = "") -> Run:
         sentences=loaded.tokenizer([template.format(n) for n in readable(names, False)]),
     )
     loader.check_images([train, dataset.test])
-    print(f"CLIP {config.clip.name}: {loaded.arch}, {loaded.activation}")
     return run
 
 

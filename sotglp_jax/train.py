@@ -94,7 +94,7 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
     step_fn = jit_step(mesh, run.method, optimizer)
     batches = loader.train_batches(
         run.train,
-        image_size=run.image_size,
+        image_size=run.arch.image_size,
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=run.config.seed,

@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import clips
+import pytest
 
 ROOT = Path(__file__).parent.parent
 

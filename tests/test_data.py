@@ -175,9 +175,7 @@ def test_impossible_shots_are_refused(folder):
     data = catalog.resolve(str(folder))
     with pytest.raises(InputError, match="shots=0"):
         fewshot.sample(data, 0, 1, "coop")
-    one_each = fewshot.Dataset(
-        "x", ("a", "b"), "{}", *[Subset(data.train, (0, 6, 7))] * 3
-    )
+    one_each = fewshot.Dataset("x", ("a", "b"), "{}", *[Subset(data.train, (0, 6, 7))] * 3)
     with pytest.raises(InputError, match="stratified cannot draw"):
         fewshot.sample(one_each, 1, 1, "stratified")
     no_bee = fewshot.Dataset(

@@ -4,9 +4,9 @@ import hashlib
 import http.server
 import threading
 
+import clips
 import pytest
 
-import clips
 from sotglp_jax.clip import hub
 from sotglp_jax.errors import InputError
 

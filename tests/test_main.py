@@ -180,7 +180,7 @@ def test_devices_share_a_batch_and_worker_processes_read_files(main, clip_folder
     [
         ([], "--config=FILE is missing"),
         (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
-        (["--config=configs/fewshot.py:sots=1"], 'the keys are dataset, shots, seed, clip, recipe'),
+        (["--config=configs/fewshot.py:sots=1"], "the keys are dataset, shots, seed, clip, recipe"),
         (["--config=configs/fewshot.py:shots=many"], "shots must be a whole number"),
         (["--config=configs/fewshot.py:recipe=soup"], "take paper or official"),
         (["--config=configs/fewshot.py", "--config.train.foo=1"], "--config.train.foo=1: no such"),
@@ -229,7 +229,10 @@ def test_values_out_of_range_are_refused(key, value, said):
     [
         ("", "digits-tiny-16shot-seed1"),
         ("dataset=eurosat,clip=ViT-B/16,shots=4,seed=2", "eurosat-ViT-B-16-4shot-seed2"),
-        ("dataset=/data/split_zhou_Pets.json,clip=/models/big/", "split_zhou_Pets-big-16shot-seed1"),
+        (
+            "dataset=/data/split_zhou_Pets.json,clip=/models/big/",
+            "split_zhou_Pets-big-16shot-seed1",
+        ),
         ("dataset=some/folder/,clip=ViT-L/14@336", "folder-ViT-L-14@336-16shot-seed1"),
     ],
 )
@@ -239,7 +242,11 @@ def test_run_folders_are_named_after_the_configuration(arg, folder):
 
 def test_recipe_official_is_the_scripts():
     config = flatten(common.get_config("dataset=eurosat,clip=ViT-B/16,recipe=official"))
-    assert (config["train.epochs"], config["train.batch_size"], config["train.lr"]) == (200, 10, 1e-3)
+    assert (config["train.epochs"], config["train.batch_size"], config["train.lr"]) == (
+        200,
+        10,
+        1e-3,
+    )
     assert config["method.n_global"] == 3 and config["method.mean_of_branches"]
     assert config["data.sampler"] == "stratified" and config["precision"] == "bf16"
     assert config["method.keep_underscores"] and config["train.warmup_epochs"] == 0

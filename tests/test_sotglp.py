@@ -2,12 +2,12 @@
 
 import dataclasses
 
+import clips
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import clips
 from sotglp_jax import clip, sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import prompts
@@ -151,7 +151,9 @@ def test_variants_have_the_trees_they_say(loaded, classes, image):
     full = method(loaded)
     other = scores(full, full.init(jax.random.key(0), loaded.params, 4), loaded, classes, image)
     np.testing.assert_allclose(
-        scores(plain, tree, loaded, classes, image).logits["fused"], other.logits["fused"], atol=1e-4
+        scores(plain, tree, loaded, classes, image).logits["fused"],
+        other.logits["fused"],
+        atol=1e-4,
     )
 
 

@@ -1,9 +1,9 @@
 """Token ids, lengths, and names that do not fit."""
 
+import clips
 import numpy as np
 import pytest
 
-import clips
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
 

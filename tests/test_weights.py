@@ -2,12 +2,12 @@
 
 import json
 
+import clips
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import clips
 from sotglp_jax import clip
 from sotglp_jax.clip import hub
 from sotglp_jax.errors import InputError
@@ -58,7 +58,9 @@ def test_shards_a_lone_file_and_buffers_give_the_same_tree(folder, tmp_path):
     rest = {n: tensors[n] for n in names[20:]} | {"input_resolution": np.array(32)}
     save_file(rest, folder / "model-2-of-2.safetensors")
     same(whole, clip.load(str(folder)))
-    index = {"weight_map": {n: f"model-{1 + (i >= 20)}-of-2.safetensors" for i, n in enumerate(names)}}
+    index = {
+        "weight_map": {n: f"model-{1 + (i >= 20)}-of-2.safetensors" for i, n in enumerate(names)}
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     same(whole, clip.load(str(folder)))
 
@@ -151,7 +153,10 @@ def test_an_unsupported_activation_is_refused(folder):
 
 
 def test_head_counts_come_from_the_config(folder):
-    config = {"vision_config": {"num_attention_heads": 4}, "text_config": {"num_attention_heads": 2}}
+    config = {
+        "vision_config": {"num_attention_heads": 4},
+        "text_config": {"num_attention_heads": 2},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     arch = clip.load(str(folder)).arch
     assert (arch.vision_heads, arch.text_heads) == (4, 2)

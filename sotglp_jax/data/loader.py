@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,9 +136,24 @@ def _iterate(batches, workers: int) -> Iterator[Batch]:
 
     threads = grain.ReadOptions(num_threads=min(os.cpu_count() or 1, 16), prefetch_buffer_size=4)
     dataset = batches.to_iter_dataset(threads)
-    if workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(dataset)
+    if not workers:
+        return iter(dataset)
+    return _from_workers(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+
+
+def _from_workers(dataset) -> Iterator[Batch]:
+    """Copies batches out of the memory that is shared with the workers, and sees it freed.
+
+    A device may use an array for as long as the process lives, and grain's iterator is a cycle.
+    """
+    iterator = iter(dataset)
+    try:
+        for batch in iterator:
+            yield {key: np.array(x) for key, x in batch.items()}
+    finally:
+        iterator.close()
+        iterator = batch = None
+        gc.collect()
 
 
 def check_images(sources: list[Source]) -> None:
