@@ -18,20 +18,20 @@ REQUIRED = [
     "ml_collections>=1.1.0",
     "clu>=0.0.12",  # metric writers, which need the next two
     "tensorflow-cpu>=2.21.0",  # never the GPU build: it would take the accelerator's memory
-    "tensorboard>=2.20.0",
+    "tensorboard>=2.21.0",
     "jaxtyping>=0.3.11",  # shapes in signatures
-    "numpy>=2.4",
-    "pillow>=13.0",  # CLIP's bicubic
-    "safetensors>=0.8",
-    "tokenizers>=0.23",
-    "huggingface_hub>=2.4",
-    "scikit-learn>=1.9",  # load_digits, StratifiedShuffleSplit
-    "tqdm>=4.70",
+    "numpy>=2.4.6",
+    "pillow>=13.0.0",  # CLIP's bicubic
+    "safetensors>=0.8.0",
+    "tokenizers>=0.23.3",
+    "huggingface_hub>=2.4.0",
+    "scikit-learn>=1.9.1",  # load_digits, StratifiedShuffleSplit
+    "tqdm>=4.70.1",
 ]
-PRETRAIN = ["matplotlib>=3.11"]  # its fonts
-TORCH = ["torch>=2.13"]  # OpenAI's .pt archives
-TEST = ["pytest>=9.0", "ruff>=0.17", *PRETRAIN]
-PARITY = [*TEST, *TORCH, "transformers>=5.0", "open_clip_torch>=3.0"]
+PRETRAIN = ["matplotlib>=3.11.2"]  # its fonts
+TORCH = ["torch>=2.13.0"]  # OpenAI's .pt archives
+TEST = ["pytest>=9.2.0", "ruff>=0.17.6", *PRETRAIN]
+PARITY = [*TEST, *TORCH, "transformers>=5.23.0", "open_clip_torch>=3.3.0"]
 
 setup(
     name="sotglp_jax",

@@ -6,11 +6,11 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sotglp_jax import sharding
+from sotglp_jax import sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
-from sotglp_jax.data import loader
+from sotglp_jax.data import fewshot, loader
 from sotglp_jax.evaluators import classification
-from sotglp_jax.run import Run, create_folder, protocol, versions, write_json
+from sotglp_jax.run import Run
 from sotglp_jax.state import restore
 
 ROWS = {
@@ -35,7 +35,7 @@ def evaluate(run: Run) -> None:
         state, meta = restore(run, checkpoints, sharding.replicated(mesh))
         checkpoints.close()
     else:
-        create_folder(run)
+        workdir.create(run.workdir, run.config, run.train.names)
     report(run, mesh, state, meta["train_seconds"])
 
 
@@ -49,11 +49,29 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
         "protocol": protocol(run),
         "step": int(state["step"]),
         "seconds": {"train": train_seconds, "test": time.monotonic() - began},
-        "versions": versions(),
+        "versions": workdir.versions(),
     }
-    write_json(run.workdir / "results.json", results)
+    workdir.write_json(run.workdir / "results.json", results)
     print(table(results))
     print(f"run folder: {run.workdir}")
+
+
+def protocol(run: Run) -> dict:
+    """What must be equal for two results to be comparable."""
+    config = run.config
+    return {
+        "dataset": run.dataset.name,
+        "classes": len(run.dataset.class_names),
+        "sampler": config.data.sampler,
+        "shots": config.shots,
+        "seed": config.seed,
+        "train_images_sha256": fewshot.fingerprint(run.train.names),
+        "test_images_sha256": fewshot.fingerprint(run.dataset.test.names),
+        "template": run.dataset.template,
+        "clip": config.clip.name,
+        "recipe": config.recipe,
+        "precision": config.precision,
+    }
 
 
 def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Training: one jitted step, and the loop around it."""
 
+import contextlib
 import functools
 import signal
 import time
@@ -11,13 +12,13 @@ import optax
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import clip, evaluate, sharding
+from sotglp_jax import clip, evaluate, sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import loader
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.sotglp import SotGlp
-from sotglp_jax.run import Run, create_folder
+from sotglp_jax.run import Run
 from sotglp_jax.state import State, init_state, make_optimizer, restore
 
 
@@ -51,6 +52,7 @@ def train_step(
     )
     updates, opt_state = optimizer.update(grads, state["opt_state"], state["trainable"])
     trainable = optax.apply_updates(state["trainable"], updates)
+    metrics["parameter_norm"] = optax.global_norm(trainable)
     state = state | {
         "step": state["step"] + 1,
         "trainable": trainable,
@@ -67,7 +69,7 @@ def train(run: Run) -> None:
     """
     mesh = sharding.make_mesh(run.config.mesh)
     sharding.check_batch_size(run.config.train.batch_size, mesh)
-    create_folder(run)
+    workdir.create(run.workdir, run.config, run.train.names)
     checkpoints = Checkpoints(run.workdir, create=True)
     if checkpoints.latest is None:
         state = jax.device_put(init_state(run), sharding.replicated(mesh))
@@ -102,13 +104,13 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
         workers=run.workers,
         start=start,
     )
-    writer = create_writer(run.workdir, start)
-    recorder = _Recorder(writer, schedule, config.batch_size, start, total)
     before, began = meta["train_seconds"], time.monotonic()
     with (
+        contextlib.closing(create_writer(run.workdir, start)) as writer,
         Interruption() as interruption,
         tqdm(total=total, initial=start, desc="training", unit="step", disable=None) as bar,
     ):
+        recorder = _Recorder(writer, schedule, config.batch_size, start, total)
         for step, batch in enumerate(batches, start=start + 1):
             state, metrics = step_fn(state, frozen, classes, sharding.put_batch(batch, mesh))
             recorder.add(step, metrics)
@@ -121,7 +123,6 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
                 checkpoints.save(step, state, meta)
             if stop:
                 break
-    writer.close()
     if step < total:
         print(f"stopped at step {step} of {total}, saved; the same command goes on from there")
     return state
@@ -155,10 +156,11 @@ class _Recorder:
         """Writes the means since the last time; returns what a progress bar shows."""
         fetched = [(step, jax.device_get(metrics)) for step, metrics in self._pending]
         for step, metrics in fetched:
-            if not np.isfinite(metrics["loss"]):
+            # The step's loss is of the weights before it, the norm of those after it.
+            if not np.isfinite(metrics["loss"] + metrics["parameter_norm"]):
                 raise InputError(
-                    f"the loss is not finite at step {step}: lower --config.train.lr or set "
-                    f"--config.precision=float32; the last good checkpoint is of step "
+                    f"loss or weights are not finite at step {step}: lower --config.train.lr or "
+                    f"set --config.precision=float32; the last good checkpoint is of step "
                     f"{checkpoints.latest or 'none'}."
                 )
         step, now = fetched[-1][0], time.monotonic()

@@ -1,0 +1,73 @@
+"""The configuration: what its values may be."""
+
+import json
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sotglp_jax.clip import ACTIVATIONS
+from sotglp_jax.data import fewshot
+from sotglp_jax.errors import InputError
+
+DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16}
+CHOICES = {
+    "precision": tuple(DTYPES),
+    "clip.activation": ("", *ACTIVATIONS),
+    "data.sampler": fewshot.SAMPLERS,
+    "method.name": ("sotglp", "zeroshot"),
+    "method.local_init": ("template", "random", "gram"),
+    "method.plan_gradient": ("stop", "unroll"),
+}
+LEAST = {
+    "data.workers": -1,
+    "text.chunk": 0,
+    "method.n_global": 1,
+    "method.n_local": 1,
+    "method.topk": 1,
+    "method.fusion_weight": 0,
+    "method.global_dropout": 0,
+    "transport.iterations": 1,
+    "train.epochs": 1,
+    "train.batch_size": 1,
+    "train.lr": 0,
+    "train.warmup_epochs": 0,
+    "train.log_every": 1,
+    "train.checkpoint_every": 1,
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `InputError` for a value outside its range."""
+    flat = flatten(config)
+    for key, choices in CHOICES.items():
+        if flat[key] not in choices:
+            listed = ", ".join(repr(c) for c in choices)
+            raise InputError(f'{key}="{flat[key]}" is unknown: set --config.{key} to {listed}.')
+    for key, least in LEAST.items():
+        if not flat[key] >= least:
+            raise InputError(
+                f"{key}={flat[key]} is too small: set --config.{key} to {least} or more."
+            )
+    if not config.transport.epsilon > 0:
+        raise InputError("transport.epsilon must be above 0: 0.1 is the paper's.")
+    scale = config.data.crop_scale
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise InputError(f"data.crop_scale={scale} must be two shares, such as (0.08, 1.0).")
+    if config.train.warmup_epochs >= config.train.epochs:
+        raise InputError(
+            f"train.epochs={config.train.epochs} is all warm-up at a learning rate of "
+            f"{config.train.warmup_lr}: set --config.train.epochs above train.warmup_epochs="
+            f"{config.train.warmup_epochs}, or that to less."
+        )
+
+
+def flatten(config: ConfigDict) -> dict:
+    """{"train.lr": ...}, values as JSON has them."""
+    plain = json.loads(config.to_json())
+
+    def walk(prefix, value):
+        if isinstance(value, dict):
+            return {k: v for key, x in value.items() for k, v in walk(f"{prefix}.{key}", x).items()}
+        return {prefix.removeprefix("."): value}
+
+    return walk("", plain)
