@@ -1,8 +1,19 @@
-"""The one exception for everything a user can mend."""
+"""The one exception for everything a user can mend, and how commands show it."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app
 
 
 class InputError(Exception):
-    """Bad input: its message is one sentence that says what is wrong, where, and what to do.
+    """Bad input: its message is one sentence that says what is wrong, where, and what to do."""
 
-    `main` prints it without a traceback and exits with code 2.
-    """
+
+def run_command(main: Callable[[list[str]], None], **options) -> None:
+    """`app.run` of a command whose `InputError`s are shown without a traceback, exit code 2."""
+    try:
+        app.run(main, **options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -4,13 +4,12 @@ Flags only; everything heavy is imported after they are known to be sound.
 """
 
 import os
-import sys
 from logging import WARNING, Formatter
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
-from sotglp_jax.errors import InputError
+from sotglp_jax.errors import InputError, run_command
 
 config_flags.DEFINE_config_file(
     "config", help_string="Study and its keys: FILE[:key=value,...], see configs/common.py."
@@ -75,16 +74,7 @@ def quiet() -> None:
     logging.set_verbosity(logging.INFO)
 
 
-def run() -> None:
-    """The entry point: input errors become one sentence and exit code 2."""
+if __name__ == "__main__":
     # TensorFlow only writes TensorBoard's events; its C++ log ignores the level at start-up.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    try:
-        app.run(main, flags_parser=parse)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    run()
+    run_command(main, flags_parser=parse)

@@ -96,7 +96,6 @@ def prepare(config: ConfigDict, workdir: str = "") -> Run:
     names = readable(dataset.class_names, config.method.keep_underscores)
     method = _method(config, towers, loaded.tokenizer) if learns else None
     room = len(method.template_ids) if method else 0
-    template = dataset.template
     run = Run(
         config=config,
         workdir=folder,
@@ -107,7 +106,9 @@ def prepare(config: ConfigDict, workdir: str = "") -> Run:
         zero_shot=ZeroShot(towers),
         frozen=in_precision(loaded.params, dtype),
         classes=loaded.tokenizer(names, room=room),
-        sentences=loaded.tokenizer([template.format(n) for n in readable(names, False)]),
+        sentences=loaded.tokenizer(
+            [dataset.template.replace("{}", n) for n in readable(names, False)]
+        ),
     )
     loader.check_images([train, dataset.test])
     return run

@@ -162,7 +162,7 @@ def _list_classes(folder: Path, root: Path, classes: Sequence[str] = ()):
     classes = tuple(classes) or tuple(found)
     names, labels = [], []
     for label, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(p for p in (folder / name).rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
         names += [str(p.relative_to(root)) for p in files]
         labels += [label] * len(files)
     if not names:
@@ -174,11 +174,11 @@ def _list_classes(folder: Path, root: Path, classes: Sequence[str] = ()):
 
 
 def _split_by_class(labels: Sequence[int], seed: int = 1) -> tuple[tuple[int, ...], ...]:
-    """Indices of 50 % / 20 % / 30 % of every class; at least one for training and testing."""
-    rng = np.random.default_rng(seed)
+    """Indices of 50 % / 20 % / 30 % of every class; of two images, one each to train and test."""
+    rng, labels = np.random.default_rng(seed), np.array(labels)
     parts = ([], [], [])
-    for label in sorted(set(labels)):
-        of_class = rng.permutation(np.flatnonzero(np.equal(labels, label)))
+    for label in np.unique(labels):
+        of_class = rng.permutation(np.flatnonzero(labels == label))
         ends = np.rint(np.array([0.5, 0.7]) * len(of_class)).astype(int)
         for part, indices in zip(parts, np.split(of_class, ends), strict=True):
             part.extend(sorted(indices.tolist()))
