@@ -124,11 +124,6 @@ def _batches(seed: int, steps: int, size: int) -> Iterator[Batch]:
                 yield ahead.popleft().result()
 
 
-def normalise(images: UInt8[Array, "B R R"]) -> Float[Array, "B R R 3"]:
-    """Grey levels as RGB in CLIP's pixel statistics."""
-    return (images[..., None] / 255.0 - jnp.array(clip.MEAN)) / jnp.array(clip.STD)
-
-
 def _unit(x):
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -138,7 +133,7 @@ def image_features(
 ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
     """Unit features of the class token and of the mean V-V patch."""
     vision = partial(towers.vision.apply, {"params": params["vision"]})
-    features = vision(normalise(images))
+    features = vision(towers.normalise(images[..., None]))  # grey as RGB
     pooled = (features.cls, features.patches.mean(axis=1))
     return tuple(_unit(vision(x, method="project")) for x in pooled)
 

@@ -86,9 +86,7 @@ def prepare(config: ConfigDict, workdir: str = "") -> Run:
     check_same_images(folder, train.names)
     loaded = clip.load(config.clip.name, config.clip.activation)
     dtype = DTYPES[config.precision]
-    towers = clip.build(
-        loaded.arch,
-        loaded.activation,
+    towers = loaded.towers(
         dtype,
         vv=config.method.vv,
         vv_first_layer_leak=config.method.vv_first_layer_leak,

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import clip, evaluate, sharding, workdir
+from sotglp_jax import evaluate, sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import loader
@@ -44,7 +44,7 @@ def train_step(
     Returns:
       The next state, and the metrics of this step.
     """
-    pixels = clip.normalise(batch["image"])
+    pixels = method.towers.normalise(batch["image"])
     image = method.towers.vision.apply({"params": frozen["vision"]}, pixels)
     key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
     grads, metrics = jax.grad(method.loss, has_aux=True)(

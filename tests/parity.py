@@ -18,6 +18,7 @@ import optax
 
 from sotglp_jax import clip
 from sotglp_jax.clip import weights
+from sotglp_jax.clip.config import Stated
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.state import sgd
@@ -118,7 +119,7 @@ def make(case: dict, recipe: str, **options) -> tuple[SotGlp, dict]:
     """The method of a recipe and the case's frozen weights."""
     tensors = draw_weights(case)
     layout = weights.layout_of(tensors)
-    arch = weights.architecture(tensors, layout)
+    arch = weights.architecture(tensors, layout, Stated())
     towers = clip.build(arch, "quick_gelu", vv_first_layer_leak=recipe == "official")
     method = SotGlp(
         towers,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sotglp_jax import clip, flops
+from sotglp_jax.clip.layers import Dense, product
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,7 @@ def test_a_single_layer_is_a_clip_too(tmp_path, images):
     assert encode_text(one, one.tokenizer(["a cat"])).shape == (1, 32)
 
 
-def test_patches_follow_the_image(loaded, images):
-    """Swapping two patches' pixels changes only what the positions see of them."""
+def test_a_changed_patch_changes_its_own_feature_most(loaded, images):
     changed = images.copy()
     changed[:, :8, :8] += 1.0
     moved = np.abs(encode_image(loaded, changed).patches - encode_image(loaded, images).patches)
@@ -134,3 +134,25 @@ def test_flops_agree_with_xla(tower):
         inputs, ours = [jnp.zeros((1, 64, 256)), jnp.zeros(1, int)], flops.text(size, 64)
     compiled = jax.jit(getattr(towers, tower).apply).lower({"params": shapes[tower]}, *inputs)
     assert ours == pytest.approx(compiled.compile().cost_analysis()["flops"], rel=0.04)
+
+
+def test_bf16_products_leave_the_bias_and_round_the_cotangent():
+    layer = Dense(3, jnp.bfloat16)
+    params = {"kernel": jnp.eye(3) * 1.001, "bias": jnp.full(3, 1.001)}
+    x = jnp.zeros((2, 3))
+    np.testing.assert_array_equal(layer.apply({"params": params}, x), np.float32(1.001))
+    gradient = jax.grad(lambda x: (layer.apply({"params": params}, x) * 1.001).sum())(x)
+    assert gradient.dtype == jnp.float32 and set(np.unique(gradient)) == {1.0}
+
+
+def test_float32_products_have_the_exact_gradient():
+    x, kernel = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((4, 3), (3, 5))))
+
+    def ours(x, kernel):
+        return jnp.sum(jnp.sin(product(x, kernel)))
+
+    def plain(x, kernel):
+        return jnp.sum(jnp.sin(x @ kernel))
+
+    for a, b in zip(*(jax.grad(f, (0, 1))(x, kernel) for f in (ours, plain)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

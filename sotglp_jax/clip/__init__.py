@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from sotglp_jax.clip import hub, weights
+from sotglp_jax.clip import config, hub, weights
+from sotglp_jax.clip.config import MEAN, STD
 from sotglp_jax.clip.layers import ACTIVATIONS
 from sotglp_jax.clip.text import TextTransformer
 from sotglp_jax.clip.tokenizer import Tokenizer
@@ -25,22 +26,26 @@ __all__ = [
     "shapes",
 ]
 
-# CLIP's pixel statistics, for RGB in [0, 1].
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def normalise(images: UInt8[Array, "B R R 3"]) -> Float[Array, "B R R 3"]:
-    """Pixels to CLIP's input: float32, its mean and standard deviation per channel."""
-    return (images.astype(jnp.float32) / 255.0 - jnp.array(MEAN)) / jnp.array(STD)
-
 
 @dataclasses.dataclass(frozen=True)
 class Towers:
-    """The two modules, without weights; hashable, so it may be a static argument."""
+    """The two modules, without weights; hashable, so it may be a static argument.
+
+    Attributes:
+      vision: the vision tower.
+      text: the text tower.
+      mean: pixel mean per channel, RGB in [0, 1].
+      std: pixel standard deviation per channel.
+    """
 
     vision: VisionTransformer
     text: TextTransformer
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    def normalise(self, images: UInt8[Array, "B R R 3"]) -> Float[Array, "B R R 3"]:
+        """Pixels to the vision tower's input, float32."""
+        return (images.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +55,23 @@ class Clip:
     Attributes:
       arch: its dimensions.
       activation: "quick_gelu" or "gelu".
+      mean: pixel mean per channel.
+      std: pixel standard deviation per channel.
       params: {"vision": ..., "text": ..., "logit_scale": ()}, float32 numpy arrays.
       tokenizer: the tokenizer that belongs to the weights.
     """
 
     arch: Architecture
     activation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     params: dict
     tokenizer: Tokenizer
+
+    def towers(self, dtype: jnp.dtype = jnp.float32, **options) -> Towers:
+        """Its modules; options as in `build`."""
+        towers = build(self.arch, self.activation, dtype, **options)
+        return dataclasses.replace(towers, mean=self.mean, std=self.std)
 
 
 def build(
@@ -118,14 +132,21 @@ def load(name: str, activation: str = "") -> Clip:
       InputError: the weights, the tokenizer or the activation cannot be used; says why.
     """
     files = hub.find(name)
+    stated = config.parse(files.config)
     tensors = weights.read(files.weights)
     layout = weights.layout_of(tensors)
-    arch = weights.architecture(tensors, layout, files.config)
-    activation = activation or weights.activation(files.config)
+    arch = weights.architecture(tensors, layout, stated)
+    activation = activation or stated.activation
     if activation not in ACTIVATIONS:
         raise InputError(
             f"activation {activation} of {name} is not supported: set --config.clip.activation to "
             f"one of {', '.join(ACTIVATIONS)}."
         )
     params = weights.port(tensors, layout, shapes(arch), arch)
-    return Clip(arch, activation, params, Tokenizer(files.tokenizer, arch.context_length))
+    tokenizer = Tokenizer(files.tokenizer, arch.context_length)
+    if tokenizer.vocab_size > arch.vocab_size:
+        raise InputError(
+            f"{files.tokenizer} has {tokenizer.vocab_size} tokens but the weights have "
+            f"{arch.vocab_size}: put the tokenizer.json that belongs to them beside the weights."
+        )
+    return Clip(arch, activation, stated.mean, stated.std, params, tokenizer)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from sotglp_jax.errors import InputError
@@ -21,6 +22,7 @@ TINY = Path(__file__).parent.parent / "assets" / "tiny_clip"
 _WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
 _INDEX = "model.safetensors.index.json"
 _CONFIGS = ("open_clip_config.json", "config.json")
+_PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,8 @@ class ClipFiles:
     Attributes:
       weights: one or several `.safetensors`, or a single `.pt`.
       tokenizer: its `tokenizer.json`.
-      config: its parsed `open_clip_config.json` or `config.json`, {} where it has none.
+      config: its parsed `open_clip_config.json` or `config.json`, {} where it has none, and its
+        `preprocessor_config.json` under "preprocessor".
     """
 
     weights: tuple[Path, ...]
@@ -79,12 +82,16 @@ def _in_folder(folder: Path) -> ClipFiles:
 
 def _shards(index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError):
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        sound = all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        sound = False
+    if not sound:
         raise InputError(
-            f"{index} is no index of safetensors shards (a JSON object with weight_map): copy it "
-            "again from where the weights came."
-        ) from None
+            f"{index} is no index of safetensors shards beside it (a JSON object with weight_map): "
+            "copy it again from where the weights came."
+        )
+    return names
 
 
 def _tokenizer_beside(weights: Path) -> Path:
@@ -104,17 +111,26 @@ def _tokenizer_beside(weights: Path) -> Path:
 
 
 def _config_in(folder: Path) -> dict:
-    return next((_read_config(folder / c) for c in _CONFIGS if (folder / c).is_file()), {})
+    return _read_configs(lambda name: folder / name if (folder / name).is_file() else None)
 
 
-def _read_config(path: Path) -> dict:
+def _read_configs(find: Callable[[str], Path | None]) -> dict:
+    """The first config there is, and the pre-processing under "preprocessor"."""
+    config = next((_read_json(path) for path in map(find, _CONFIGS) if path), {})
+    pixels = find(_PREPROCESSOR)
+    return config | ({"preprocessor": _read_json(pixels)} if pixels else {})
+
+
+def _read_json(path: Path) -> dict:
     try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError):
+        content = None
+    if not isinstance(content, dict):
         raise InputError(
-            f"{path} is no JSON object ({error}): copy it again, or remove it and set "
-            "--config.clip.activation."
-        ) from None
+            f"{path} is no JSON object: copy it again, or remove it where the weights are OpenAI's."
+        )
+    return content
 
 
 def _in_repository(repository: str) -> ClipFiles:
@@ -124,8 +140,8 @@ def _in_repository(repository: str) -> ClipFiles:
         weights = [_fetch(repository, shard) for shard in _shards(index)]
     if not weights or None in weights:
         raise InputError(
-            f"hub repository {repository} has no complete {_WEIGHTS[0]} or {_WEIGHTS[1]}; name "
-            "another one, or give a path to the weights."
+            f"hub repository {repository} has no complete {_WEIGHTS[0]} or {_WEIGHTS[1]}, or "
+            "the local cache holds only a part: connect to the hub, or name another one."
         )
     tokenizer = _fetch(repository, "tokenizer.json") or _fetch(OPENAI_VOCABULARY, "tokenizer.json")
     if not tokenizer:
@@ -133,8 +149,8 @@ def _in_repository(repository: str) -> ClipFiles:
             f"neither {repository} nor {OPENAI_VOCABULARY} has a tokenizer.json: give a folder "
             "that holds weights and tokenizer.json."
         )
-    configs = (_fetch(repository, name) for name in _CONFIGS)
-    return ClipFiles(tuple(weights), tokenizer, next((_read_config(c) for c in configs if c), {}))
+    config = _read_configs(lambda name: _fetch(repository, name))
+    return ClipFiles(tuple(weights), tokenizer, config)
 
 
 def _fetch(repository: str, name: str) -> Path | None:
@@ -150,19 +166,28 @@ def _fetch(repository: str, name: str) -> Path | None:
     try:
         path = Path(hf_hub_download(repository, name))
     except LocalEntryNotFoundError as error:
+        if _has_snapshot(repository):  # fetched by another tool, which did not ask for this file
+            return None
         raise InputError(
-            f"{name} of hub repository {repository} is not in the local cache and cannot be "
-            f"downloaded ({_first_line(error)}): connect to the hub once, or give a path."
+            f"{repository} is no folder here, its {name} is not in the hub's local cache, and it "
+            f"cannot be downloaded ({_first_line(error)}): connect to the hub once, or give a path."
         ) from None
     except EntryNotFoundError:
         return None
     except Exception as error:  # the hub raises many kinds: network, HTTP, disk, repository
         raise InputError(
-            f"{name} of hub repository {repository} cannot be downloaded "
-            f"({_first_line(error)}): check the name and the network, or give a path."
+            f"{repository} is no folder here, and {name} of the hub repository of this name cannot "
+            f"be downloaded ({_first_line(error)}): check the name and the network."
         ) from None
     _check_hash(path, repository)
     return path
+
+
+def _has_snapshot(repository: str) -> bool:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    return any(cache.glob("snapshots/*/*"))
 
 
 def _first_line(error: Exception) -> str:

@@ -30,15 +30,50 @@ def product_precision(dtype: jnp.dtype) -> lax.Precision:
     return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
-def dense(features: int, dtype: jnp.dtype, use_bias: bool = True) -> nn.Dense:
-    """A Dense layer whose products run in `dtype` and accumulate, and come out, in float32."""
-    return nn.Dense(
-        features,
-        use_bias=use_bias,
-        dtype=dtype,
-        precision=product_precision(dtype),
-        dot_general=partial(lax.dot_general, preferred_element_type=jnp.float32),
-    )
+@jax.custom_vjp
+def product(x: Float[Array, "*n i"], kernel: Float[Array, "i o"]) -> Float[Array, "*n o"]:
+    """x @ kernel in the kernel's dtype, accumulated and returned in float32.
+
+    So is the backward pass: left to itself, it would multiply by a float32 cotangent.
+    """
+    return _product("...i,io->...o", x.astype(kernel.dtype), kernel)
+
+
+def _product(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    precision = product_precision(b.dtype)
+    return jnp.einsum(pattern, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _forward(x, kernel):
+    return product(x, kernel), (x, kernel)
+
+
+def _backward(residuals, cotangent):
+    x, kernel = residuals
+    cotangent = cotangent.astype(kernel.dtype)
+    to_x = _product("...o,io->...i", cotangent, kernel)
+    to_kernel = _product("...i,...o->io", x.astype(kernel.dtype), cotangent)
+    return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
+
+
+product.defvjp(_forward, _backward)
+
+
+class Dense(nn.Module):
+    """A linear layer whose product runs in `dtype`, and everything else in float32."""
+
+    features: int
+    dtype: jnp.dtype
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        y = product(x, kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, self.features)
 
 
 def attend(
@@ -55,14 +90,11 @@ def attend(
       v: values; its dtype is the one the products run in.
       mask: True where a query may look at a key; None means everywhere.
     """
-    product = partial(
-        jnp.einsum, precision=product_precision(v.dtype), preferred_element_type=jnp.float32
-    )
-    logits = product("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
+    logits = _product("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = product("bhts,bshd->bthd", weights, v)
+    out = _product("bhts,bshd->bthd", weights, v)
     return out.reshape(*out.shape[:2], -1)
 
 
@@ -80,13 +112,13 @@ class Block(nn.Module):
 
     def setup(self):
         self.ln_1 = LayerNorm()
-        self.q = dense(self.width, self.dtype)
-        self.k = dense(self.width, self.dtype)
-        self.v = dense(self.width, self.dtype)
-        self.out = dense(self.width, self.dtype)
+        self.q = Dense(self.width, self.dtype)
+        self.k = Dense(self.width, self.dtype)
+        self.v = Dense(self.width, self.dtype)
+        self.out = Dense(self.width, self.dtype)
         self.ln_2 = LayerNorm()
-        self.c_fc = dense(self.mlp_width, self.dtype)
-        self.c_proj = dense(self.width, self.dtype)
+        self.c_fc = Dense(self.mlp_width, self.dtype)
+        self.c_proj = Dense(self.width, self.dtype)
 
     def split_heads(self, x: Float[Array, "B T W"]) -> Float[Array, "B T H h"]:
         """Cuts the width into heads, in the dtype of the products."""

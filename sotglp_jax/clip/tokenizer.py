@@ -45,6 +45,8 @@ class Tokenizer:
                 f"{path} cannot be read as a tokenizer.json ({error}); copy the one that belongs "
                 "to the weights there."
             ) from None
+        self._bpe.no_truncation()  # a saved setting would cut names in silence
+        self._bpe.no_padding()
         self.context_length = context_length
         self._start, self._end = (self._bpe.token_to_id(t) for t in (START, END))
         if self._start is None or self._end is None:
@@ -52,6 +54,11 @@ class Tokenizer:
                 f"{path} has no {START} or {END} token, so it is not a CLIP tokenizer; copy the "
                 "one that belongs to the weights there."
             )
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self._bpe.get_vocab().values()) + 1
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone; underscores are the caller's matter."""

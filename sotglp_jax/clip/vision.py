@@ -5,7 +5,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
-from sotglp_jax.clip.layers import Block, LayerNorm, attend, dense, product_precision
+from sotglp_jax.clip.layers import Block, Dense, LayerNorm, attend, product_precision
 
 # Arguments of slice(), which itself is not hashable before Python 3.12.
 EVERY, CLASS_TOKEN, PATCHES = (0, None), (0, 1), (1, None)
@@ -84,7 +84,7 @@ class VisionTransformer(nn.Module):
     def setup(self):
         sizes = (self.width, self.heads, self.mlp_width, self.activation, self.dtype)
         init = nn.initializers.normal(self.width**-0.5)
-        self.patch_embed = dense(self.width, self.dtype, use_bias=False)
+        self.patch_embed = Dense(self.width, self.dtype, use_bias=False)
         self.class_embedding = self.param("class_embedding", init, (self.width,))
         self.positional_embedding = self.param(
             "positional_embedding", init, (self.tokens, self.width)

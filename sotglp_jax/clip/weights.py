@@ -5,7 +5,7 @@ must account for every tensor on both sides; whatever does not fit is listed in 
 """
 
 import dataclasses
-import json
+import hashlib
 import math
 import re
 import struct
@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sotglp_jax.clip.config import Stated
 from sotglp_jax.errors import InputError
+
+HEAD_WIDTH = 64  # of OpenAI's CLIPs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,73 +235,80 @@ def _read_torchscript(path: Path) -> dict[str, np.ndarray]:
     return {name: x.float().numpy() for name, x in module.state_dict().items()}
 
 
+# Ours -> the ranks of the tensors that sizes are read off.
+_SIZED = {
+    "vision/patch_embed/kernel": 4,
+    "vision/positional_embedding": 2,
+    "vision/proj": 2,
+    "text/token_embedding": 2,
+    "text/positional_embedding": 2,
+}
+
+
 def layout_of(tensors: Mapping[str, np.ndarray]) -> Layout:
     """Whose names these are.
 
     Raises:
-      InputError: tensors that every CLIP has are absent.
+      InputError: the tensors that sizes are read off are not there, or are no CLIP's.
     """
-    lacking = {}
-    for known in (OPENAI, HUGGING_FACE):
-        names = {name for name, _ in known.outside.values()}
-        lacking[known] = sorted(names - tensors.keys())
+    lacking = {
+        known: sorted({name for name, _ in known.outside.values()} - tensors.keys())
+        for known in (OPENAI, HUGGING_FACE)
+    }
     best = min(lacking, key=lambda known: len(lacking[known]))
-    if lacking[best]:
+    sized = {best.outside[ours][0]: rank for ours, rank in _SIZED.items()}
+    if sized.keys() & set(lacking[best]):
         raise InputError(
             f"the weights are not those of a CLIP with a vision transformer: "
             f"{_some('missing', lacking[best])}; the file has {len(tensors)} tensors"
             f"{_some(', such as', sorted(tensors), 3)}. Give a file with OpenAI's or Hugging "
             "Face's tensor names."
         )
+    for name, rank in sized.items():
+        if tensors[name].ndim != rank:
+            raise InputError(
+                f"{name} has shape {tensors[name].shape} instead of {rank} dimensions, so the "
+                "weights are no CLIP's: give a file with OpenAI's or Hugging Face's tensor names."
+            )
     return best
 
 
-def architecture(
-    tensors: Mapping[str, np.ndarray], layout: Layout, config: dict | None = None
-) -> Architecture:
-    """All dimensions, read off the weights; head counts from `config` where it has them.
+def architecture(tensors: Mapping[str, np.ndarray], layout: Layout, stated: Stated) -> Architecture:
+    """All dimensions, read off the weights; head counts from the config where it has them.
 
     Args:
       tensors: source tensors by name.
       layout: whose names they are.
-      config: a parsed `config.json` or `open_clip_config.json`.
+      stated: what the weights' config says.
 
     Raises:
-      InputError: a tensor's rank or a size cannot be CLIP's.
+      InputError: sizes that cannot be CLIP's, or that contradict the config.
     """
-
-    def shape(ours: str, rank: int) -> tuple[int, ...]:
-        name, _ = layout.outside[ours]
-        found = tensors[name].shape
-        if len(found) != rank:
-            raise InputError(f"{name} has shape {found}, not {rank} dimensions: not CLIP's.")
-        return found
-
-    width, _, _, patch = shape("vision/patch_embed/kernel", 4)
-    vocab, text_width = shape("text/token_embedding", 2)
-    heads = _head_counts(config or {}, width, text_width)
-    sizes = {
-        tower: _layers_and_mlp(tensors, prefix, layout)
-        for tower, prefix in (("vision", layout.vision_block), ("text", layout.text_block))
-    }
-    proj = shape("vision/proj", 2)
-    tokens = shape("vision/positional_embedding", 2)[0]
+    shapes = {ours: tensors[layout.outside[ours][0]].shape for ours in _SIZED}
+    width, _, _, patch = shapes["vision/patch_embed/kernel"]
+    vocab, text_width = shapes["text/token_embedding"]
+    tokens = shapes["vision/positional_embedding"][0]
     if math.isqrt(tokens - 1) ** 2 != tokens - 1:
         raise InputError(f"{tokens - 1} patch positions are no square: not a CLIP's weights.")
+    vision_layers, vision_mlp = _layers_and_mlp(tensors, layout.vision_block, layout)
+    text_layers, text_mlp = _layers_and_mlp(tensors, layout.text_block, layout)
+    _check_layers("vision", vision_layers, stated.vision_layers)
+    _check_layers("text", text_layers, stated.text_layers)
+    head_width = stated.vision_head_width or HEAD_WIDTH
     return Architecture(
         patch_size=patch,
         image_tokens=tokens,
         vision_width=width,
-        vision_layers=sizes["vision"][0],
-        vision_heads=heads[0],
-        vision_mlp=sizes["vision"][1],
+        vision_layers=vision_layers,
+        vision_heads=_heads("vision", width, stated.vision_heads or width / head_width),
+        vision_mlp=vision_mlp,
         vocab_size=vocab,
-        context_length=shape("text/positional_embedding", 2)[0],
+        context_length=shapes["text/positional_embedding"][0],
         text_width=text_width,
-        text_layers=sizes["text"][0],
-        text_heads=heads[1],
-        text_mlp=sizes["text"][1],
-        embed_dim=proj[0] if layout is HUGGING_FACE else proj[1],
+        text_layers=text_layers,
+        text_heads=_heads("text", text_width, stated.text_heads or text_width / HEAD_WIDTH),
+        text_mlp=text_mlp,
+        embed_dim=shapes["vision/proj"][0 if layout is HUGGING_FACE else 1],
     )
 
 
@@ -311,23 +321,21 @@ def _layers_and_mlp(tensors, prefix: str, layout: Layout) -> tuple[int, int]:
     return max(found) + 1, len(tensors[fc])
 
 
-def _head_counts(config: dict, vision_width: int, text_width: int) -> tuple[int, int]:
-    if "model_cfg" in config:  # open_clip
-        cfg = config["model_cfg"]
-        head_width = cfg.get("vision_cfg", {}).get("head_width", 64)
-        text_heads = cfg.get("text_cfg", {}).get("heads", text_width // 64)
-        return vision_width // head_width, text_heads
-    vision = (config.get("vision_config") or {}).get("num_attention_heads", vision_width // 64)
-    text = (config.get("text_config") or {}).get("num_attention_heads", text_width // 64)
-    return vision, text
+def _check_layers(tower: str, found: int, stated: int | None) -> None:
+    if stated not in (None, found):
+        raise InputError(
+            f"the weights hold {found} {tower} layers but their config says {stated}: copy both "
+            "again from one model."
+        )
 
 
-def activation(config: dict) -> str:
-    """ "quick_gelu" or "gelu", as the weights' config says; OpenAI's QuickGELU without one."""
-    if "model_cfg" in config:
-        return "quick_gelu" if config["model_cfg"].get("quick_gelu") else "gelu"
-    named = (config.get("vision_config") or {}).get("hidden_act", "quick_gelu")
-    return named if named in ("quick_gelu", "gelu") else json.dumps(named)
+def _heads(tower: str, width: int, heads: float) -> int:
+    if heads < 1 or width % heads:
+        raise InputError(
+            f"{heads:g} heads do not divide the {tower} width of {width}: put the config.json "
+            "that belongs to the weights beside them."
+        )
+    return int(heads)
 
 
 def port(
@@ -361,6 +369,15 @@ def port(
         parts = [forward(tensors[name]) for name, (forward, _) in sources]
         tree[path] = np.stack(parts) if "/blocks/" in path else np.asarray(parts[0], order="C")
     return unflatten_dict(tree, sep="/")
+
+
+def fingerprint(params: dict) -> str:
+    """SHA-256 over all weights of our tree, whatever file and layout they came from."""
+    digest = hashlib.sha256()
+    for path, x in sorted(flatten_dict(params, sep="/").items()):
+        digest.update(path.encode())
+        digest.update(x.tobytes())
+    return digest.hexdigest()
 
 
 def _table(layout: Layout, targets: dict, arch: Architecture) -> dict:

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sotglp_jax import clip
 from sotglp_jax.clip import Towers
 
 
@@ -25,7 +24,7 @@ def count_correct(
       towers: CLIP's modules.
       methods: methods with `score`.
     """
-    image = towers.vision.apply({"params": frozen["vision"]}, clip.normalise(batch["image"]))
+    image = towers.vision.apply({"params": frozen["vision"]}, towers.normalise(batch["image"]))
     counts = {}
     for method, text in zip(methods, texts, strict=True):
         for name, logits in method.score(trained, frozen, text, image).logits.items():
