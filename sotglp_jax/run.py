@@ -1,7 +1,6 @@
 """A run: everything that a configuration names, loaded and checked."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import jax
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict
 from sotglp_jax import clip
 from sotglp_jax.clip.tokenizer import Tokenizer, Tokens
 from sotglp_jax.data import catalog, fewshot, loader
-from sotglp_jax.data.sources import Dataset, ImageFiles, Source, Subset
+from sotglp_jax.data.sources import Dataset, ImageFiles, Source
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.settings import DTYPES, validate
@@ -52,7 +51,7 @@ class Run:
         """Processes that decode images."""
         if self.config.data.workers >= 0:
             return self.config.data.workers
-        return (os.cpu_count() or 1) if _is_files(self.dataset.test) else 0
+        return loader.cores() if isinstance(self.dataset.test, ImageFiles) else 0
 
     @property
     def total_steps(self) -> int:
@@ -80,7 +79,7 @@ def prepare(config: ConfigDict, workdir: str = "") -> Run:
     check_same_config(folder, config)
     dataset = catalog.resolve(config.dataset, config.data.root, config.data.template)
     learns = config.method.name == "sotglp"
-    train = Subset(dataset.train, ())
+    train = dataset.train.take(())
     if learns:
         train, _ = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
     check_same_images(folder, train.names)
@@ -134,9 +133,3 @@ def in_precision(params: dict, dtype: jnp.dtype) -> dict:
         return np.asarray(x, dtype) if path[-1].key == "kernel" else x
 
     return jax.tree_util.tree_map_with_path(cast, params)
-
-
-def _is_files(source: Source) -> bool:
-    while isinstance(source, Subset):
-        source = source.source
-    return isinstance(source, ImageFiles)

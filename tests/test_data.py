@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from sotglp_jax.data import catalog, fewshot, loader, transforms
-from sotglp_jax.data.sources import Subset, read_image
+from sotglp_jax.data.sources import read_image
 from sotglp_jax.errors import InputError
 
 
@@ -157,8 +157,7 @@ def test_too_few_images_are_all_taken_and_said_once(folder, caplog):
     assert [r.getMessage() for r in caplog.records] == [
         "fewer than 16 images, all taken: ant (5), bee (5), wasp_nest (5)"
     ]
-    assert [data.train.labels[i] for i in train.indices] == list(train.labels)
-    assert train.names[0] == train[0]["name"]
+    assert train.names == data.train.names and train.names[0] == train[0]["name"]
 
 
 def test_stratified_sampler_is_scikit_learns():
@@ -166,7 +165,7 @@ def test_stratified_sampler_is_scikit_learns():
     train, val = fewshot.sample(digits, 4, 2, "stratified")
     split = StratifiedShuffleSplit(n_splits=1, train_size=40, random_state=2)
     expected, _ = next(split.split(np.zeros(700), digits.train.labels))
-    assert train.indices == tuple(expected) and len(val) == 0
+    assert train.positions == tuple(expected) and len(val) == 0
     everything, _ = fewshot.sample(digits, 100, 1, "stratified")
     assert len(everything) == 700
 
@@ -175,11 +174,11 @@ def test_impossible_shots_are_refused(folder):
     data = catalog.resolve(str(folder))
     with pytest.raises(InputError, match="shots=0"):
         fewshot.sample(data, 0, 1, "coop")
-    one_each = fewshot.Dataset("x", ("a", "b"), "{}", *[Subset(data.train, (0, 6, 7))] * 3)
+    one_each = fewshot.Dataset("x", ("a", "b"), "{}", *[data.train.take((0, 6, 7))] * 3)
     with pytest.raises(InputError, match="stratified cannot draw"):
         fewshot.sample(one_each, 1, 1, "stratified")
     no_bee = fewshot.Dataset(
-        data.name, data.class_names, "{}", Subset(data.train, (0, 14)), data.val, data.test
+        data.name, data.class_names, "{}", data.train.take((0, 14)), data.val, data.test
     )
     with pytest.raises(InputError, match='"bee" .* no training image'):
         fewshot.sample(no_bee, 1, 1, "coop")
@@ -213,13 +212,13 @@ def test_bad_images_are_listed_before_training(folder):
         (folder / part.names[0]).write_bytes(content)
     (folder / data.train.names[1]).unlink()
     with pytest.raises(InputError) as caught:
-        loader.check_images([data.train, Subset(data.test, (0, 1))])
+        loader.check_images([data.train, data.test.take((0, 1))])
     said = str(caught.value)
     assert said.startswith("3 of 17 images cannot be read") and "missing" in said
     assert "truncated" in said and "identify" in said
     for name in (data.train.names[0], data.train.names[1], data.test.names[0]):
         assert name in said
-    loader.check_images([Subset(data.test, (1, 2))])
+    loader.check_images([data.test.take((1, 2))])
 
 
 def test_resize_keeps_the_short_side_and_the_centre():
@@ -280,7 +279,7 @@ def test_training_batches_drop_the_rest_and_resume_by_position(folder):
 
 
 def test_a_data_set_below_one_batch_is_padded(folder):
-    source = Subset(catalog.resolve(str(folder)).train, (0, 5, 10))
+    source = catalog.resolve(str(folder)).train.take((0, 5, 10))
     whole = batches(source)
     assert len(whole) == 3 and all(b["mask"].tolist() == [True] * 3 + [False] for b in whole)
     assert sorted(whole[0]["label"][:3]) == [0, 1, 2] and not whole[0]["image"][3].any()
@@ -292,3 +291,21 @@ def test_test_batches_hold_every_image_once(folder):
     labels = np.concatenate([b["label"][b["mask"]] for b in whole])
     assert labels.tolist() == list(source.labels)
     assert {b["image"].shape for b in whole} == {(4, 8, 8, 3)}
+
+
+def test_hidden_files_and_a_class_called_train(folder):
+    (folder / "ant" / ".ipynb_checkpoints").mkdir()
+    picture().save(folder / "ant" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    picture().save(folder / "ant" / "._0.png")
+    (folder / "wasp_nest").rename(folder / "train")
+    data = catalog.resolve(str(folder))
+    assert data.class_names == ("ant", "bee", "train") and len(data.train) == 15
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), -7, np.int32)]
+)
+def test_pixels_without_a_range_are_refused(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "x.tif")
+    with pytest.raises(OSError, match="pixels"):
+        read_image(tmp_path / "x.tif")

@@ -130,5 +130,14 @@ def test_what_is_not_there_is_said(server, name, said):
 
 def test_no_network_is_said(server, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="is not in the local cache"):
+    with pytest.raises(InputError, match="is not in the hub's local cache"):
         hub.find("ViT-B/32")
+
+
+def test_a_cache_that_another_tool_filled_works_offline(server, monkeypatch):
+    from huggingface_hub import hf_hub_download
+
+    for name in ("model.safetensors", "tokenizer.json"):  # nothing was ever asked for in vain
+        hf_hub_download("someone/clip", name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert hub.find("someone/clip").weights[0].name == "model.safetensors"

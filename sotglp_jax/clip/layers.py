@@ -73,7 +73,7 @@ class Dense(nn.Module):
         y = product(x, kernel.astype(self.dtype))
         if not self.use_bias:
             return y
-        return y + self.param("bias", nn.initializers.zeros, self.features)
+        return y + self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 def attend(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -24,33 +25,40 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Digits:
-    """Digits `start` to `stop` of the file; white on black, 8x8 pixels drawn at 64x64."""
+    """Some digits of the file, white on black, 8x8 pixels drawn at 64x64.
 
-    start: int
-    stop: int
+    Attributes:
+      positions: in the file.
+    """
+
+    positions: Sequence[int]
 
     @property
     def labels(self) -> tuple[int, ...]:
         """The digits."""
-        return tuple(_load()[1][self.start : self.stop].tolist())
+        return tuple(_load()[1][list(self.positions)].tolist())
 
     @property
     def names(self) -> tuple[str, ...]:
         """Positions in scikit-learn's file."""
-        return tuple(f"digits/{i:04d}" for i in range(self.start, self.stop))
+        return tuple(f"digits/{i:04d}" for i in self.positions)
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.positions)
 
     def __getitem__(self, index: int) -> dict:
-        index = range(self.start, self.stop)[index]
+        position = self.positions[index]
         images, labels = _load()
-        grey = Image.fromarray(np.rint(images[index] * (255 / 16)).astype(np.uint8))
+        grey = Image.fromarray(np.rint(images[position] * (255 / 16)).astype(np.uint8))
         image = grey.resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB")
-        return {"image": image, "label": int(labels[index]), "name": f"digits/{index:04d}"}
+        return {"image": image, "label": int(labels[position]), "name": f"digits/{position:04d}"}
+
+    def take(self, indices: Sequence[int]) -> "Digits":
+        """Some of the digits, in the given order."""
+        return Digits(tuple(self.positions[i] for i in indices))
 
 
 def digits() -> Dataset:
     """The data set with its fixed parts: 700 for training, 200 for validation, 897 for testing."""
-    parts = {part: Digits(*ends) for part, ends in PARTS.items()}
+    parts = {part: Digits(range(*ends)) for part, ends in PARTS.items()}
     return Dataset("digits", CLASS_NAMES, "a photo of the number {}.", **parts)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from sotglp_jax.data.sources import Dataset, Subset
+from sotglp_jax.data.sources import Dataset, Source
 from sotglp_jax.errors import InputError
 
 SAMPLERS = ("coop", "stratified")
 
 
-def sample(dataset: Dataset, shots: int, seed: int, sampler: str) -> tuple[Subset, Subset]:
+def sample(dataset: Dataset, shots: int, seed: int, sampler: str) -> tuple[Source, Source]:
     """Training and validation shots.
 
     Args:
@@ -29,10 +29,10 @@ def sample(dataset: Dataset, shots: int, seed: int, sampler: str) -> tuple[Subse
         raise InputError(f"shots={shots} leaves nothing to train on: set 1 or more.")
     if sampler == "stratified":
         train = stratified(dataset.train.labels, shots, seed)
-        return Subset(dataset.train, train), Subset(dataset.val, ())
+        return dataset.train.take(train), dataset.val.take(())
     _warn_of_few(dataset, shots)
     train, val = coop([dataset.train.labels, dataset.val.labels], [shots, min(shots, 4)], seed)
-    return Subset(dataset.train, train), Subset(dataset.val, val)
+    return dataset.train.take(train), dataset.val.take(val)
 
 
 def coop(pools: Sequence[Sequence[int]], shots: Sequence[int], seed: int) -> list[tuple[int, ...]]:

@@ -4,6 +4,9 @@ import concurrent.futures
 import dataclasses
 import gc
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sotglp_jax.data import transforms
-from sotglp_jax.data.sources import ImageFiles, Source, Subset
+from sotglp_jax.data.sources import ImageFiles, Source, to_rgb
 from sotglp_jax.errors import InputError
 
 # {"image": uint8 (B, R, R, 3), "label": int32 (B,), "mask": bool (B,)}; mask is False for padding.
@@ -134,11 +137,32 @@ def test_batches(source: Source, *, image_size: int, batch_size: int, workers: i
 def _iterate(batches, workers: int) -> Iterator[Batch]:
     import grain
 
-    threads = grain.ReadOptions(num_threads=min(os.cpu_count() or 1, 16), prefetch_buffer_size=4)
+    threads = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=4)
     dataset = batches.to_iter_dataset(threads)
     if not workers:
         return iter(dataset)
-    return _from_workers(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+    options = grain.MultiprocessingOptions(num_workers=workers)
+    return _from_workers(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
+
+
+def cores() -> int:
+    """Processors that this process may use, at most 16."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), 16)
+    return min(os.cpu_count() or 1, 16)
+
+
+def _start_worker(_index: int, _count: int) -> None:
+    """Leaves Ctrl-C and SIGTERM, which reach the whole group, to the parent, and ends with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _from_workers(dataset) -> Iterator[Batch]:
@@ -162,7 +186,7 @@ def check_images(sources: list[Source]) -> None:
     Raises:
       InputError: lists the missing, unreadable and truncated files.
     """
-    files = [path for source in sources for path in _paths(source)]
+    files = [s.root / name for s in sources if isinstance(s, ImageFiles) for name in s.names]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         faults = list(
             tqdm(
@@ -183,21 +207,13 @@ def check_images(sources: list[Source]) -> None:
         )
 
 
-def _paths(source: Source) -> list[Path]:
-    if isinstance(source, Subset):
-        paths = _paths(source.source)
-        return [paths[i] for i in source.indices] if paths else []
-    if isinstance(source, ImageFiles):
-        return [source.root / name for name in source.names]
-    return []
-
-
 def _fault(path: Path) -> str:
     try:
         with Image.open(path) as image:
             # Reads the whole file but, of a JPEG, reconstructs an eighth of the size.
             image.draft("RGB", (1, 1))
             image.load()
+            to_rgb(image)
     except FileNotFoundError:
         return "missing"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +25,9 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict: ...
+
+    def take(self, indices: Sequence[int]) -> "Source":
+        """Some of the images, in the given order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,29 +72,10 @@ class ImageFiles:
         image = read_image(self.root / self.names[index])
         return {"image": image, "label": self.labels[index], "name": self.names[index]}
 
-
-@dataclasses.dataclass(frozen=True)
-class Subset:
-    """Some images of another source, in the given order."""
-
-    source: Source
-    indices: tuple[int, ...]
-
-    @functools.cached_property
-    def labels(self) -> tuple[int, ...]:
-        """Class indices."""
-        return tuple(self.source.labels[i] for i in self.indices)
-
-    @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        """Image names."""
-        return tuple(self.source.names[i] for i in self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.source[self.indices[index]]
+    def take(self, indices: Sequence[int]) -> "ImageFiles":
+        """Some of the files, in the given order."""
+        names, labels = (tuple(x[i] for i in indices) for x in (self.names, self.labels))
+        return ImageFiles(self.root, names, labels)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -107,10 +90,18 @@ def read_image(path: Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of an image of any mode."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # convert() would clip everything above 255 to white.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    """RGB of an image of any mode.
+
+    Raises:
+      OSError: pixels without a known range (floats, 32-bit integers above 16 bits).
+    """
+    if image.mode.startswith("I"):  # convert() would clip everything above 255 to white
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise OSError("32-bit pixels")
+        return Image.fromarray((pixels >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise OSError("floating-point pixels")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
@@ -119,18 +110,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def image_folder(root: Path, template: str) -> Dataset:
     """`root/<class>/*.jpg`, or the same below `root/train`, `root/val` and `root/test`.
 
-    Without such folders every class is split 50/20/30, as CoOp splits what comes unsplit. With
-    `train` and `val` alone, `val` is the test part.
+    Without folders in `train` every class is split 50/20/30, as CoOp splits what comes unsplit.
+    With `train` and `val` alone, `val` is the test part.
 
     Raises:
       InputError: no class folder, no image, or a test class that is not in `train`.
     """
-    if (root / "train").is_dir():
+    if any((root / "train").glob("*/")):
         return _presplit_folder(root, template)
     names, labels, classes = _list_classes(root, root)
     parts = _split_by_class(labels)
     whole = ImageFiles(root, names, labels)
-    return Dataset(root.name, classes, template, *(Subset(whole, part) for part in parts))
+    return Dataset(root.name, classes, template, *map(whole.take, parts))
 
 
 def _presplit_folder(root: Path, template: str) -> Dataset:
@@ -162,8 +153,9 @@ def _list_classes(folder: Path, root: Path, classes: Sequence[str] = ()):
     classes = tuple(classes) or tuple(found)
     names, labels = [], []
     for label, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
-        names += [str(p.relative_to(root)) for p in files]
+        below = (p.relative_to(root) for p in (folder / name).rglob("*"))
+        files = sorted(p for p in below if p.suffix.lower() in SUFFIXES and not _hidden(p))
+        names += map(str, files)
         labels += [label] * len(files)
     if not names:
         raise InputError(
@@ -171,6 +163,10 @@ def _list_classes(folder: Path, root: Path, classes: Sequence[str] = ()):
             "jpg or png."
         )
     return tuple(names), tuple(labels), classes
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _split_by_class(labels: Sequence[int], seed: int = 1) -> tuple[tuple[int, ...], ...]:
