@@ -40,6 +40,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["sotglp_jax*"]),
+    # Puts the clone itself on the path of an editable install, so that configs/ imports anywhere.
+    package_dir={"": "."},
     package_data={"sotglp_jax": ["assets/tiny_clip/*"]},
     install_requires=REQUIRED,
     extras_require={"test": TEST, "parity": PARITY, "torch": TORCH, "pretrain": PRETRAIN},

@@ -6,7 +6,6 @@ from sotglp_jax.errors import InputError
 
 # Epochs, batch size, learning rate and local init of the official code's scripts.
 OFFICIAL = {
-    "imagenet": (50, 256, 0.01, "random"),
     "caltech101": (200, 32, 0.005, "random"),
     "stanford_cars": (200, 32, 0.005, "random"),
     "flowers102": (200, 32, 0.005, "random"),
@@ -16,7 +15,6 @@ OFFICIAL = {
     "ucf101": (200, 128, 0.005, "random"),
     "dtd": (200, 128, 0.002, "random"),
     "eurosat": (200, 10, 0.001, "random"),
-    "fgvc_aircraft": (200, 128, 0.01, "random"),
 }
 KEYS = {"dataset": str, "shots": int, "seed": int, "clip": str, "recipe": str}
 

@@ -14,4 +14,5 @@ def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration with nothing to learn."""
     config = common.get_config(arg)
     config.method.name = "zeroshot"
+    config.shots = config.seed = 0
     return config

@@ -51,12 +51,19 @@ class Checkpoints:
           like: a state of `ShapeDtypeStruct`s with the shardings to restore to.
 
         Raises:
-          InputError: there is no checkpoint.
+          InputError: there is no checkpoint, or it is damaged.
         """
         if self.latest is None:
             raise _none_in(self._manager.directory)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
-        restored = self._manager.restore(self.latest, args=args)
+        try:
+            restored = self._manager.restore(self.latest, args=args)
+        except (ValueError, OSError, KeyError) as error:  # tensorstore's and orbax's own kinds
+            step = self._manager.directory / str(self.latest)
+            raise InputError(
+                f"checkpoint {step} is damaged ({str(error).splitlines()[0][:200]}): remove that "
+                "folder to go on from the one before."
+            ) from None
         return restored.state, restored.meta
 
     def close(self) -> None:

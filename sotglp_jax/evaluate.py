@@ -1,5 +1,6 @@
 """Evaluation of a run: accuracies, results.json and the table."""
 
+import json
 import time
 
 import jax
@@ -35,7 +36,7 @@ def evaluate(run: Run) -> None:
         state, meta = restore(run, checkpoints, sharding.replicated(mesh))
         checkpoints.close()
     else:
-        workdir.create(run.workdir, run.config, run.train.names)
+        workdir.create(run.workdir, run.settings, run.train.names)
     report(run, mesh, state, meta["train_seconds"])
 
 
@@ -47,11 +48,12 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
         "accuracy": accuracy,
         "images": {"train": len(run.train), "test": len(run.dataset.test)},
         "protocol": protocol(run),
+        "config": run.settings,
         "step": int(state["step"]),
         "seconds": {"train": train_seconds, "test": time.monotonic() - began},
         "versions": workdir.versions(),
     }
-    workdir.write_json(run.workdir / "results.json", results)
+    workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
     print(table(results))
     print(f"run folder: {run.workdir}")
 
@@ -69,6 +71,8 @@ def protocol(run: Run) -> dict:
         "test_images_sha256": fewshot.fingerprint(run.dataset.test.names),
         "template": run.dataset.template,
         "clip": config.clip.name,
+        "clip_sha256": run.settings["clip.sha256"],
+        "activation": run.zero_shot.towers.vision.activation,
         "recipe": config.recipe,
         "precision": config.precision,
     }

@@ -23,13 +23,16 @@ CHOSEN_FIRST = {"dataset": "dataset", "clip.name": "clip", "recipe": "recipe"}
 
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags; whatever is wrong with them is an `InputError`."""
+    for path in (a.removeprefix("--config=") for a in argv if a.startswith("--config=")):
+        if not path.partition(":")[0].endswith(".py"):
+            raise InputError(f"--config={path} is no Python file: configs/fewshot.py is a start.")
     try:
         rest = flags.FLAGS(argv)
         _ = flags.FLAGS.config and flags.FLAGS.config.keys()  # a failure to load is kept until here
     except flags.Error as error:
         raise InputError(f"{str(error).splitlines()[0]}; --help lists the flags.") from None
     except (AttributeError, KeyError) as error:
-        key = str(error).strip("\"'")
+        key = str(error).rpartition(":")[2].strip(" \"'")
         given = [a for a in argv if a.startswith("--config.") and key in a.split("=")[0]]
         if not given:
             raise
@@ -53,17 +56,28 @@ def main(_: list[str]) -> None:
             raise InputError(
                 f"--config.{key} decides other defaults: choose it as --config=FILE:{name}=VALUE."
             )
-    from sotglp_jax.evaluate import evaluate
+    import jax
+
     from sotglp_jax.run import prepare
-    from sotglp_jax.train import train
 
     run = prepare(flags.FLAGS.config, flags.FLAGS.workdir)
     activation = run.zero_shot.towers.vision.activation
     print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
-    if flags.FLAGS.mode == "train" and run.method:
-        train(run)
-    else:
-        evaluate(run)
+    from sotglp_jax.evaluate import evaluate
+    from sotglp_jax.train import train
+
+    try:
+        if flags.FLAGS.mode == "train" and run.method:
+            train(run)
+        else:
+            evaluate(run)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(
+            "the device's memory does not hold this run: set --config.text.chunk=64 or less, a "
+            "smaller --config.train.batch_size, or --config.precision=bf16."
+        ) from error
 
 
 def quiet() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from clu import metric_writers
 
+from sotglp_jax import workdir
+
 
 class JsonLines(metric_writers.LoggingWriter):
     """One JSON object a line: {"step": ..., name: value, ...}.
@@ -22,8 +24,8 @@ class JsonLines(metric_writers.LoggingWriter):
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= start]
-        self._file = path.open("w")
-        self._file.writelines(kept)
+        workdir.write(path, "".join(kept))
+        self._file = path.open("a")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one line."""
@@ -35,16 +37,16 @@ class JsonLines(metric_writers.LoggingWriter):
         self._file.close()
 
 
-def create_writer(workdir: Path, start: int) -> metric_writers.MetricWriter:
+def create_writer(folder: Path, start: int) -> metric_writers.MetricWriter:
     """A writer to all three places.
 
     Args:
-      workdir: the run folder; gets metrics.jsonl and events for TensorBoard.
+      folder: the run folder; gets metrics.jsonl and events for TensorBoard.
       start: the step that training starts from.
     """
     writers = [
-        JsonLines(workdir / "metrics.jsonl", start),
-        metric_writers.SummaryWriter(str(workdir)),
+        JsonLines(folder / "metrics.jsonl", start),
+        metric_writers.SummaryWriter(str(folder)),
     ]
     if not sys.stderr.isatty():  # a terminal has the progress bar
         writers.append(metric_writers.LoggingWriter())

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sotglp_jax import clip
+from sotglp_jax import clip, workdir
+from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import Tokenizer, Tokens
 from sotglp_jax.data import catalog, fewshot, loader
 from sotglp_jax.data.sources import Dataset, ImageFiles, Source
+from sotglp_jax.errors import InputError
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.methods.zeroshot import ZeroShot
-from sotglp_jax.settings import DTYPES, validate
-from sotglp_jax.workdir import check_same_config, check_same_images, default_path
+from sotglp_jax.settings import DTYPES, flatten, validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Run:
 
     Attributes:
       config: the resolved configuration.
+      settings: the same, flat, and the fingerprint of CLIP's weights.
       workdir: the run folder; not there before `workdir.create`.
       dataset: class names and test images.
       train: the training shots; empty where nothing is learned.
@@ -36,6 +38,7 @@ class Run:
     """
 
     config: ConfigDict
+    settings: dict
     workdir: Path
     dataset: Dataset
     train: Source
@@ -64,26 +67,26 @@ class Run:
         return loader.steps_per_epoch(len(self.train), self.config.train.batch_size)
 
 
-def prepare(config: ConfigDict, workdir: str = "") -> Run:
+def prepare(config: ConfigDict, folder: str = "") -> Run:
     """Loads and checks all that a configuration names; writes nothing.
 
     Args:
       config: as `configs/common.py` makes it.
-      workdir: run folder; "" names one below `runs` after the configuration.
+      folder: the run folder; "" names one below `runs` after the configuration.
 
     Raises:
       InputError: anything the user can mend.
     """
     validate(config)
-    folder = Path(workdir).expanduser() if workdir else default_path(config)
-    check_same_config(folder, config)
+    path = Path(folder).expanduser() if folder else workdir.default_path(config)
     dataset = catalog.resolve(config.dataset, config.data.root, config.data.template)
     learns = config.method.name == "sotglp"
     train = dataset.train.take(())
     if learns:
         train, _ = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
-    check_same_images(folder, train.names)
     loaded = clip.load(config.clip.name, config.clip.activation)
+    settings = flatten(config) | {"clip.sha256": weights.fingerprint(loaded.params)}
+    workdir.check_same(path, settings, train.names)
     dtype = DTYPES[config.precision]
     towers = loaded.towers(
         dtype,
@@ -95,7 +98,8 @@ def prepare(config: ConfigDict, workdir: str = "") -> Run:
     room = len(method.template_ids) if method else 0
     run = Run(
         config=config,
-        workdir=folder,
+        settings=settings,
+        workdir=path,
         dataset=dataset,
         train=train,
         arch=loaded.arch,
@@ -112,11 +116,18 @@ def prepare(config: ConfigDict, workdir: str = "") -> Run:
 
 
 def _method(config: ConfigDict, towers: clip.Towers, tokenizer: Tokenizer) -> SotGlp:
+    template_ids = tuple(tokenizer.encode(config.method.context))
+    most = tokenizer.context_length // 2
+    if not 0 < len(template_ids) <= most:
+        raise InputError(
+            f'method.context="{config.method.context}" has {len(template_ids)} tokens: set '
+            f"--config.method.context to words of 1 to {most} tokens."
+        )
     options = {**config.method, **config.transport, "chunk": config.text.chunk}
     known = {field.name for field in dataclasses.fields(SotGlp)}
     return SotGlp(
         towers,
-        template_ids=tuple(tokenizer.encode(config.method.context)),
+        template_ids=template_ids,
         **{name: value for name, value in options.items() if name in known},
     )
 

@@ -20,6 +20,7 @@ CHOICES = {
 }
 LEAST = {
     "data.workers": -1,
+    "seed": 0,
     "text.chunk": 0,
     "method.n_global": 1,
     "method.n_local": 1,
@@ -51,7 +52,8 @@ def validate(config: ConfigDict) -> None:
     if not config.transport.epsilon > 0:
         raise InputError("transport.epsilon must be above 0: 0.1 is the paper's.")
     scale = config.data.crop_scale
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+    numbers = all(isinstance(x, int | float) for x in scale)
+    if not numbers or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise InputError(f"data.crop_scale={scale} must be two shares, such as (0.08, 1.0).")
     if config.train.warmup_epochs >= config.train.epochs:
         raise InputError(

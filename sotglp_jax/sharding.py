@@ -1,4 +1,4 @@
-"""Where arrays live: a mesh over the local devices, images split over 'data'."""
+"""Where arrays live: a mesh over the devices, images split over 'data'."""
 
 import jax
 import numpy as np

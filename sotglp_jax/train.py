@@ -69,7 +69,7 @@ def train(run: Run) -> None:
     """
     mesh = sharding.make_mesh(run.config.mesh)
     sharding.check_batch_size(run.config.train.batch_size, mesh)
-    workdir.create(run.workdir, run.config, run.train.names)
+    workdir.create(run.workdir, run.settings, run.train.names)
     checkpoints = Checkpoints(run.workdir, create=True)
     if checkpoints.latest is None:
         state = jax.device_put(init_state(run), sharding.replicated(mesh))

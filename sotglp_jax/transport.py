@@ -6,13 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-with warnings.catch_warnings():
-    # ott imports jaxopt, which announces on import that it is no longer maintained.
-    warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
-    from ott.geometry import geometry
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn
-
 
 def plan(
     sim: Float[Array, "*problems K N"], epsilon: float, iterations: int
@@ -31,6 +24,7 @@ def plan(
     Returns:
       float32 plans, each summing to 1.
     """
+    geometry, linear_problem, sinkhorn = _import_ott()
     problems = sim.astype(jnp.float32).reshape(-1, *sim.shape[-2:])
     solver = sinkhorn.Sinkhorn(
         lse_mode=True,
@@ -45,6 +39,17 @@ def plan(
         return solver(linear_problem.LinearProblem(geom)).matrix
 
     return jax.vmap(solve)(problems).reshape(sim.shape)
+
+
+def _import_ott():
+    """Late, because it takes seconds that an error about the input need not wait for."""
+    with warnings.catch_warnings():
+        # ott imports jaxopt, which announces on import that it is no longer maintained.
+        warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
+        from ott.geometry import geometry
+        from ott.problems.linear import linear_problem
+        from ott.solvers.linear import sinkhorn
+    return geometry, linear_problem, sinkhorn
 
 
 def support(saliency: Float[Array, "B P C"], k: int) -> Int[Array, "B C k"]:

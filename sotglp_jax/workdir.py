@@ -7,18 +7,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from sotglp_jax import __version__
 from sotglp_jax.clip import hub
 from sotglp_jax.errors import InputError
-from sotglp_jax.settings import flatten
 
 CONFIG, IMAGES = "config.json", "train_images.txt"
 # Keys that may differ when a run goes on: they say how it is computed, not what.
 EXECUTION = ("mesh", "data.root", "data.workers", "text.chunk", "train.log_every")
 EXECUTION += ("train.checkpoint_every",)
-PACKAGES = ("jax", "flax", "optax", "ott-jax", "orbax-checkpoint", "grain", "numpy", "pillow")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "ott-jax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES += ("pillow", "scikit-learn")
 
 
 def default_path(config: ConfigDict) -> Path:
@@ -35,12 +36,33 @@ def default_path(config: ConfigDict) -> Path:
     return Path("runs") / re.sub(r"[^\w.@-]+", "-", f"{stem}-{model}-{tail}")
 
 
-def check_same_config(workdir: Path, config: ConfigDict) -> None:
-    """Raises `InputError` if the folder belongs to a run of another configuration."""
-    path = workdir / CONFIG
-    if not path.exists():
-        return
-    theirs, ours = json.loads(path.read_text()), flatten(config)
+def check_same(workdir: Path, settings: dict, images: Sequence[str]) -> None:
+    """Checks that a folder is free, or holds a run that may go on.
+
+    Args:
+      workdir: the folder.
+      settings: of the run that is about to start.
+      images: names of its training images.
+
+    Raises:
+      InputError: settings or images differ from those in the folder; says which.
+    """
+    if (workdir / CONFIG).exists():
+        _check_settings(workdir, settings)
+    if (workdir / IMAGES).exists() and (workdir / IMAGES).read_text() != _lines(images):
+        raise InputError(
+            f"{workdir / IMAGES} lists other training images than are drawn now, so the data set "
+            "has changed: restore it, or choose another --workdir."
+        )
+
+
+def _check_settings(workdir: Path, ours: dict) -> None:
+    try:
+        theirs = dict(json.loads((workdir / CONFIG).read_text()))
+    except (ValueError, TypeError):
+        raise InputError(
+            f"{workdir / CONFIG} is damaged: choose another --workdir, or remove that one."
+        ) from None
     differing = [
         f"{key} ({theirs.get(key)} there, {ours.get(key)} now)"
         for key in sorted(theirs.keys() | ours.keys())
@@ -53,50 +75,48 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def check_same_images(workdir: Path, names: Sequence[str]) -> None:
-    """Raises `InputError` if the run in the folder was trained on other images."""
-    path = workdir / IMAGES
-    if path.exists() and path.read_text() != _lines(names):
-        raise InputError(
-            f"{path} lists other training images than are drawn now, so the data set has changed: "
-            "restore it, or choose another --workdir."
-        )
-
-
 def _lines(names: Sequence[str]) -> str:
     return "".join(f"{name}\n" for name in names)
 
 
-def create(workdir: Path, config: ConfigDict, names: Sequence[str]) -> None:
+def create(workdir: Path, settings: dict, images: Sequence[str]) -> None:
     """Makes the run folder and writes what is known before training.
 
     Args:
       workdir: the folder.
-      config: goes into config.json, flat.
-      names: training images, go into train_images.txt, one a line.
+      settings: go into config.json.
+      images: names of the training images, go into train_images.txt, one a line.
 
     Raises:
       InputError: the folder cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / CONFIG, flatten(config))
-        (workdir / IMAGES).write_text(_lines(names))
     except OSError as error:
-        raise InputError(
-            f"run folder {workdir} cannot be written ({error.strerror}): choose another one "
-            "with --workdir."
-        ) from None
+        raise _unwritable(workdir, error) from None
+    write(workdir / CONFIG, json.dumps(settings, indent=2) + "\n")
+    write(workdir / IMAGES, _lines(images))
+
+
+def write(path: Path, content: str) -> None:
+    """Writes the whole file or nothing; raises `InputError` where that is not possible."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(content)
+        part.replace(path)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+
+
+def _unwritable(workdir: Path, error: OSError) -> InputError:
+    return InputError(
+        f"run folder {workdir} cannot be written ({error.strerror}): choose another one with "
+        "--workdir."
+    )
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python and the libraries that numbers depend on."""
+    """Of all that numbers depend on: this package, Python, libraries, and the kind of device."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"sotglp_jax": __version__, "python": platform.python_version()} | found
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes the whole file or nothing."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)
+    ours = {"sotglp_jax": __version__, "python": platform.python_version()}
+    return ours | found | {"device": jax.devices()[0].device_kind}

@@ -19,7 +19,7 @@ def clip_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory):
-    """Starts `python -m MODULE ARGUMENTS` in the repository; programs are compiled once."""
+    """Starts the main command in the repository; programs are compiled once."""
     cache = str(tmp_path_factory.mktemp("compiled"))
     env = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": cache,
@@ -27,14 +27,15 @@ def command(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
 
-    def start(*arguments, module="sotglp_jax.main", **variables):
+    def start(*arguments, start_new_session=False, **variables):
         return subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [sys.executable, "-m", "sotglp_jax.main", *map(str, arguments)],
             cwd=ROOT,
             env=env | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=start_new_session,
         )
 
     return start

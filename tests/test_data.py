@@ -306,6 +306,6 @@ def test_hidden_files_and_a_class_called_train(folder):
     "pixels", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), -7, np.int32)]
 )
 def test_pixels_without_a_range_are_refused(tmp_path, pixels):
-    Image.fromarray(pixels).save(tmp_path / "x.tif")
+    Image.fromarray(np.full((4, 4), pixels)).save(tmp_path / "x.tif")
     with pytest.raises(OSError, match="pixels"):
         read_image(tmp_path / "x.tif")

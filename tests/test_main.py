@@ -1,6 +1,7 @@
 """The command as users run it."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -9,6 +10,8 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 
 from configs import common
 from sotglp_jax import sharding
@@ -42,7 +45,11 @@ def final_state(workdir, clip_folder):
     config = common.get_config(f"clip={clip_folder}")
     saved = json.loads((workdir / "config.json").read_text())
     config.update_from_flattened_dict(
-        {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in saved.items()
+            if key != "clip.sha256"
+        }
     )
     run = prepare(config, str(workdir))
     return restore(run, Checkpoints(workdir), sharding.replicated(sharding.make_mesh()))[0]
@@ -115,12 +122,68 @@ def test_stopped_killed_and_resumed_equals_uninterrupted(finished, command, main
     assert [m["loss"] for m in a][-4:] == [m["loss"] for m in b][-4:]
 
 
+@pytest.fixture
+def images(tmp_path):
+    """A folder of three classes with their own parts."""
+    for c in range(3):
+        for part in ("train", "test"):
+            (tmp_path / "data" / part / f"c{c}").mkdir(parents=True)
+            for i in range(4):
+                pixels = np.random.default_rng([c, i]).integers(0, 256, (40, 50, 3))
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(tmp_path / "data" / part / f"c{c}" / f"{i}.png")
+    return tmp_path / "data"
+
+
+def on_files(clip_folder, images, workdir, *more):
+    config = f"--config=configs/fewshot.py:dataset={images},clip={clip_folder},shots=4"
+    return config, f"--workdir={workdir}", *SHORT, "--config.train.batch_size=4", *more
+
+
+def test_with_workers_ctrl_c_saves_and_a_kill_leaves_no_process(
+    command, main, clip_folder, images, tmp_path
+):
+    whole = on_files(clip_folder, images, tmp_path / "whole", "--config.data.workers=2")
+    assert main(*whole)[0] == 0
+    broken = on_files(clip_folder, images, tmp_path / "broken", "--config.data.workers=2")
+    for number, at in ((signal.SIGINT, 5), (signal.SIGKILL, 15)):
+        process = command(*broken, start_new_session=True)
+        wait_for_step(tmp_path / "broken", at)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # a terminal's Ctrl-C reaches the workers too
+        else:
+            process.kill()
+        out, err = process.communicate(timeout=60)  # returns once no worker holds the pipes
+        assert "Traceback" not in err
+        assert "stopped at step" in out or number == signal.SIGKILL
+    assert main(*broken)[0] == 0
+    ours, theirs = (
+        json.loads((tmp_path / name / "results.json").read_text())["accuracy"]
+        for name in ("broken", "whole")
+    )
+    assert ours == theirs
+    assert metrics(tmp_path / "broken")[-1]["loss"] == metrics(tmp_path / "whole")[-1]["loss"]
+
+
 def test_another_configuration_is_refused_with_its_keys(finished, main, clip_folder):
     workdir = finished[0]
     before = sorted(workdir.iterdir())
     code, _, err = main(*fewshot(clip_folder, workdir, "--config.method.topk=4"))
     assert code == 2 and "method.topk (10 there, 4 now)" in err and "Traceback" not in err
     assert "train.lr" not in err and sorted(workdir.iterdir()) == before
+
+
+def test_a_damaged_run_folder_is_refused(finished, main, clip_folder, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("")
+    code, _, err = main(*fewshot(clip_folder, tmp_path / "run"))
+    assert code == 2 and "config.json is damaged" in err
+    shutil.copy(finished[0] / "config.json", tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints" / str(STEPS) / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    code, _, err = main(*fewshot(clip_folder, tmp_path / "run"))
+    assert code == 2 and "is damaged" in err and "Traceback" not in err
 
 
 def test_other_images_are_refused(finished, main, clip_folder, tmp_path):
@@ -135,6 +198,9 @@ def test_how_a_run_is_computed_may_change(finished, main, clip_folder):
     more = ["--mode=eval", "--config.text.chunk=3", "--config.train.log_every=1"]
     code, out, err = main(*fewshot(clip_folder, finished[0], *more))
     assert code == 0, err
+    assert [x for x in out.splitlines() if "%" in x] == [
+        x for x in finished[1].splitlines() if "%" in x
+    ]
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(main, clip_folder, tmp_path):
@@ -157,26 +223,14 @@ def test_zero_shot_needs_no_training(main, clip_folder, tmp_path, finished):
     assert results["accuracy"] == {"zero_shot": trained["accuracy"]["zero_shot"]}
 
 
-def test_devices_share_a_batch_and_worker_processes_read_files(main, clip_folder, tmp_path):
+def test_devices_share_a_batch_and_worker_processes_read_files(main, clip_folder, images, tmp_path):
     """Four devices and two workers give what one device and no worker give."""
-    from PIL import Image
-
-    for c in range(3):
-        for part in ("train", "test"):
-            (tmp_path / "data" / part / f"c{c}").mkdir(parents=True)
-            for i in range(4):
-                pixels = np.random.default_rng([c, i]).integers(0, 256, (40, 50, 3))
-                image = Image.fromarray(pixels.astype(np.uint8))
-                image.save(tmp_path / "data" / part / f"c{c}" / f"{i}.png")
     seen = []
     for name, devices, workers in (("one", 1, 0), ("four", 4, 2)):
         code, _, err = main(
-            f"--config=configs/fewshot.py:dataset={tmp_path / 'data'},clip={clip_folder},shots=4",
-            f"--workdir={tmp_path / name}",
-            *SHORT,
+            *on_files(clip_folder, images, tmp_path / name, f"--config.data.workers={workers}"),
             "--config.train.batch_size=8",
             "--config.train.log_every=1",
-            f"--config.data.workers={workers}",
             XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
         )
         assert code == 0 and "leaked" not in err, err
@@ -185,10 +239,55 @@ def test_devices_share_a_batch_and_worker_processes_read_files(main, clip_folder
     np.testing.assert_allclose(*seen, rtol=2e-4)
 
 
+def spoil(images, clip_folder, what, tmp_path):
+    """Breaks one thing; returns the config string's data set and CLIP."""
+    model = shutil.copytree(clip_folder, tmp_path / "clip")
+    if what == "truncated weights":
+        content = (model / "model.safetensors").read_bytes()
+        (model / "model.safetensors").write_bytes(content[:-99])
+    if what == "foreign weights":
+        (model / "model.safetensors").unlink()
+        save_file({"conv1.weight": np.zeros(3)}, model / "model.safetensors")
+    if what == "truncated image":
+        path = images / "train" / "c1" / "2.png"
+        path.write_bytes(path.read_bytes()[:-2000])
+    if what == "empty folder":
+        images = tmp_path / "empty"
+        images.mkdir()
+    if what == "missing images":
+        images = tmp_path / "split.json"
+        images.write_text('{"train": [["a.png", 0, "a"]], "test": [["b.png", 0, "a"]]}')
+    return images, model
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("truncated weights", "perhaps cut short"),
+        ("foreign weights", "not those of a CLIP"),
+        ("truncated image", "1 of 24 images cannot be read: "),
+        ("empty folder", "holds no images"),
+        ("missing images", "none of the 2 images"),
+    ],
+)
+def test_spoiled_files_are_one_sentence_and_exit_code_2(
+    main, clip_folder, images, what, said, tmp_path
+):
+    images, model = spoil(images, clip_folder, what, tmp_path)
+    code, _, err = main(*on_files(model, images, tmp_path / "run"))
+    assert code == 2 and said in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "--config=FILE is missing"),
+        (["--config=README.md"], "README.md is no Python file"),
+        (["--config=configs/fewshot.py", "--config.train.lr.x=1"], "no such key"),
+        (["--config=configs/fewshot.py:seed=-1"], "seed=-1 is too small"),
+        (["--config=configs/fewshot.py", "--config.method.context="], "has 0 tokens"),
+        (["--config=configs/fewshot.py", "--config.data.crop_scale=('a','b')"], "two shares"),
         (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
         (["--config=configs/fewshot.py:sots=1"], "the keys are dataset, shots, seed, clip, recipe"),
         (["--config=configs/fewshot.py:shots=many"], "shots must be a whole number"),

@@ -6,6 +6,7 @@ Needs the extra `parity`: pip install -e '.[parity]'
 import importlib.util
 import json
 import sys
+from pathlib import Path
 from unittest import mock
 
 import clips
@@ -19,7 +20,9 @@ from sotglp_jax.clip.tokenizer import END, START, Tokenizer
 torch = pytest.importorskip("torch", reason="needs the extra: pip install -e '.[parity]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of other people's code
 
-NAMES = ["cat", "annual crop land", "golden retriever dog", "crème brûlée", "707-320", "m&m's"]
+# Of Caltech101, Oxford Pets, DTD and EuroSAT; open_clip brings ImageNet's.
+NAMES = (Path(__file__).parent / "data" / "class_names.txt").read_text().splitlines()
+NAMES += ["crème brûlée", "707-320", "m&m's", "C-130  Hercules"]
 
 
 TORCHVISION = ("", ".ops", ".ops.misc", ".transforms", ".transforms.functional")
@@ -164,8 +167,10 @@ def openai_tokenizer(open_clip, path):
 def test_ids_equal_openais(tmp_path):
     open_clip = import_open_clip()
     theirs = openai_tokenizer(open_clip, tmp_path / "tokenizer.json")
-    tokens = Tokenizer(tmp_path / "tokenizer.json", context_length=77)(NAMES)
-    expected = theirs(NAMES).numpy()
+    names = [*NAMES, *(n.replace("_", " ") for n in NAMES), *open_clip.IMAGENET_CLASSNAMES]
+    assert len(names) > 1300
+    tokens = Tokenizer(tmp_path / "tokenizer.json", context_length=77)(names)
+    expected = theirs(names).numpy()
     np.testing.assert_array_equal(tokens.ids, expected[:, : tokens.ids.shape[1]])
     np.testing.assert_array_equal(tokens.eot, expected.argmax(1))
 

@@ -48,7 +48,8 @@ def test_quick_start_learns_and_prints_what_the_readme_shows(main, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["seconds"]["train"] < 300
     accuracy = results["accuracy"]
-    assert accuracy["zero_shot"] < accuracy["fused"] < accuracy["local"]
+    assert accuracy["zero_shot"] >= 0.6 and accuracy["fused"] >= 0.85
+    assert accuracy["fused"] > accuracy["zero_shot"]
     for line in out.splitlines()[1:-1]:
         title = re.sub(r"[\d.]+%", "", line)
         shown = next(x for x in README.splitlines() if re.sub(r"[\d.]+%", "", x) == title)

@@ -3,6 +3,7 @@
 import clips
 import numpy as np
 import pytest
+import tokenizers
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
@@ -43,3 +44,14 @@ def test_a_tokenizer_without_start_and_end_is_refused(tmp_path):
     path.write_text(path.read_text().replace("<|startoftext|>", "[CLS]"))
     with pytest.raises(InputError, match="not a CLIP tokenizer"):
         Tokenizer(path, context_length=24)
+
+
+def test_truncation_and_padding_that_were_saved_are_ignored(tmp_path, tokenizer):
+    path = clips.tokenizer(tmp_path)
+    saved = tokenizers.Tokenizer.from_file(str(path))
+    saved.enable_truncation(3)
+    saved.enable_padding(length=20, pad_id=1, pad_token="<|endoftext|>")
+    saved.save(str(path))
+    assert Tokenizer(path, context_length=24).encode("a long name") == tokenizer.encode(
+        "a long name"
+    )

@@ -99,7 +99,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise OSError("32-bit pixels")
-        return Image.fromarray((pixels >> 8).astype(np.uint8)).convert("RGB")
+        wide = image.mode.startswith("I;16") or pixels.max() > 255
+        return Image.fromarray((pixels >> 8 * wide).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise OSError("floating-point pixels")
     if image.mode == "P" and "transparency" in image.info:
