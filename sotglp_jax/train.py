@@ -72,7 +72,7 @@ def train(run: Run) -> None:
     workdir.create(run.workdir, run.settings, run.train.names)
     checkpoints = Checkpoints(run.workdir, create=True)
     if checkpoints.latest is None:
-        state = jax.device_put(init_state(run), sharding.replicated(mesh))
+        state = jax.jit(lambda: init_state(run), out_shardings=sharding.replicated(mesh))()
         meta = {"train_seconds": 0.0}
     else:
         state, meta = restore(run, checkpoints, sharding.replicated(mesh))

@@ -178,6 +178,7 @@ def _from_workers(dataset) -> Iterator[Batch]:
         iterator.close()
         iterator = batch = None
         gc.collect()
+        time.sleep(0.1)  # a thread of grain's frees it; unfreed at exit, Python warns of a leak
 
 
 def check_images(sources: list[Source]) -> None:
