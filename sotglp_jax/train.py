@@ -52,7 +52,7 @@ def train_step(
     )
     updates, opt_state = optimizer.update(grads, state["opt_state"], state["trainable"])
     trainable = optax.apply_updates(state["trainable"], updates)
-    metrics["parameter_norm"] = optax.global_norm(trainable)
+    metrics["parameter_norm"] = optax.tree.norm(trainable)
     state = state | {
         "step": state["step"] + 1,
         "trainable": trainable,
