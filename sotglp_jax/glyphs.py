@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from sotglp_jax.data.digits import CLASS_NAMES
+
 CHARACTERS = string.digits + string.ascii_letters
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIZE = 64  # pixels along a side of a finished image
 
 _CANVAS = 96  # pixels along a side while drawing
@@ -101,7 +102,7 @@ def every_caption() -> tuple[str, ...]:
 
 def _names(character: str) -> tuple[str, ...]:
     if character.isdigit():
-        word = NUMBER_WORDS[int(character)]
+        word = CLASS_NAMES[int(character)]
         return (f"the number {word}", f"the digit {character}", f"a {word}", f"the digit {word}")
     if character.isupper():  # the tokenizer folds case, so words have to tell it
         return f"the capital letter {character}", f"a capital {character}"

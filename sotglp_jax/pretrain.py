@@ -18,7 +18,6 @@ import tokenizers
 from absl import flags
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Bool, Float, UInt8
-from PIL import Image
 from safetensors.numpy import save_file
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
@@ -26,7 +25,9 @@ from tqdm import tqdm
 from sotglp_jax import clip, glyphs
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import END, START, Tokenizer
+from sotglp_jax.data.digits import CLASS_NAMES, Digits, digits
 from sotglp_jax.errors import InputError, run_command
+from sotglp_jax.methods.sotglp import unit
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the weights, tokenizer and config.")
 _STEPS = flags.DEFINE_integer("steps", 2500, "Optimiser steps.", lower_bound=1)
@@ -124,10 +125,6 @@ def _batches(seed: int, steps: int, size: int) -> Iterator[Batch]:
                 yield ahead.popleft().result()
 
 
-def _unit(x):
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
 def image_features(
     towers: clip.Towers, params: dict, images: UInt8[Array, "B R R"]
 ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
@@ -135,13 +132,13 @@ def image_features(
     vision = partial(towers.vision.apply, {"params": params["vision"]})
     features = vision(towers.normalise(images[..., None]))  # grey as RGB
     pooled = (features.cls, features.patches.mean(axis=1))
-    return tuple(_unit(vision(x, method="project")) for x in pooled)
+    return tuple(unit(vision(x, method="project")) for x in pooled)
 
 
 def text_features(towers: clip.Towers, params: dict, tokens) -> Float[Array, "n D"]:
     """Unit features of tokenised texts."""
     text = partial(towers.text.apply, {"params": params["text"]})
-    return _unit(text(text(tokens.ids, method="embed"), tokens.eot))
+    return unit(text(text(tokens.ids, method="embed"), tokens.eot))
 
 
 def contrastive_loss(logits: Float[Array, "B B"], same: Bool[Array, "B B"]) -> Float[Array, ""]:
@@ -289,17 +286,13 @@ def config(arch: clip.Architecture) -> dict:
 
 def digits_accuracy(folder: Path) -> float:
     """Zero-shot accuracy of a written CLIP on scikit-learn's handwritten digits, in [0, 1]."""
-    from sklearn.datasets import load_digits
-
-    digits, model = load_digits(), clip.load(str(folder))
+    pool, model = Digits(range(1797)), clip.load(str(folder))
     towers = clip.build(model.arch, model.activation)
-    size = (model.arch.image_size,) * 2
-    levels = np.uint8(np.rint(digits.images * 255 / 16))
-    images = [Image.fromarray(x).resize(size, Image.Resampling.BICUBIC) for x in levels]
-    names = [f"a photo of the number {word}." for word in glyphs.NUMBER_WORDS]
+    images = [np.asarray(example["image"])[..., 0] for example in pool]
+    names = [digits().template.format(word) for word in CLASS_NAMES]
     texts = jax.jit(partial(text_features, towers))(model.params, model.tokenizer(names))
     classes, _ = jax.jit(partial(image_features, towers))(model.params, np.stack(images))
-    return float(np.mean(np.argmax(classes @ texts.T, axis=1) == digits.target))
+    return float(np.mean(np.argmax(classes @ texts.T, axis=1) == np.array(pool.labels)))
 
 
 def pretrain(out: Path, steps: int, batch: int, seed: int) -> dict:

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from sotglp_jax import clip, glyphs, pretrain
 from sotglp_jax.clip import hub
 from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.data.digits import CLASS_NAMES
 from sotglp_jax.errors import InputError
 
 FLOAT16 = 2.0**-11  # relative rounding error
@@ -68,7 +69,7 @@ def test_no_caption_belongs_to_two_characters():
 
 
 def test_downstream_prompts_are_captions():
-    for digit, word in enumerate(glyphs.NUMBER_WORDS):
+    for digit, word in enumerate(CLASS_NAMES):
         prompts = {f"a photo of the number {word}.", f"a photo of a {word}"}
         assert prompts <= set(glyphs.captions(str(digit)))
 
