@@ -6,17 +6,19 @@ from sotglp_jax.errors import InputError
 
 # Epochs, batch size, learning rate and local init of the official code's scripts.
 OFFICIAL = {
+    "imagenet": (50, 256, 0.01, "random"),
     "caltech101": (200, 32, 0.005, "random"),
     "stanford_cars": (200, 32, 0.005, "random"),
     "flowers102": (200, 32, 0.005, "random"),
     "oxford_pets": (200, 32, 0.005, "gram"),
     "food101": (200, 128, 0.005, "gram"),
+    "fgvc_aircraft": (200, 128, 0.01, "random"),
     "sun397": (200, 128, 0.005, "random"),
     "ucf101": (200, 128, 0.005, "random"),
     "dtd": (200, 128, 0.002, "random"),
     "eurosat": (200, 10, 0.001, "random"),
 }
-KEYS = {"dataset": str, "shots": int, "seed": int, "clip": str, "recipe": str}
+KEYS = {"dataset": str, "shots": int, "seed": int, "clip": str, "recipe": str, "targets": str}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -27,6 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.shots = given.get("shots", config.shots)
     config.seed = given.get("seed", config.seed)
     config.clip.name = given.get("clip", config.clip.name)
+    config.targets = tuple(filter(None, given.get("targets", "").split("+")))
     # The tiny CLIP is fast enough, and float32 gives the same numbers on every processor.
     config.precision = "float32" if config.clip.name == "tiny" else "bf16"
     if config.dataset == "digits":  # a mirrored or half digit is no digit
@@ -37,6 +40,26 @@ def get_config(arg: str = "") -> ConfigDict:
         make_official(config)
     elif config.recipe != "paper":
         raise InputError(f'recipe "{config.recipe}" is unknown: take paper or official.')
+    return config
+
+
+def study(config: ConfigDict, arg: str, table: str, shots: tuple[int, ...]) -> ConfigDict:
+    """The same for several runs whose results make one table.
+
+    Args:
+      config: of the runs; seed and shots are set for each.
+      arg: the string behind the config file; a seed or a number of shots in it is the only one.
+      table: a key of `sotglp_jax.tables.TABLES`.
+      shots: of the runs, with each of the field's seeds 1, 2 and 3.
+    """
+    given = parse(arg)
+    config.study = ConfigDict(
+        {
+            "table": table,
+            "shots": (given["shots"],) if "shots" in given else shots,
+            "seeds": (given["seed"],) if "seed" in given else (1, 2, 3),
+        }
+    )
     return config
 
 
@@ -62,12 +85,15 @@ def paper() -> ConfigDict:
             "shots": 16,
             "seed": 1,
             "recipe": "paper",
+            "targets": (),  # data sets to test on too; "new": the classes that "base" leaves out
             "clip": {"name": "tiny", "activation": ""},  # "": as the weights' source says
             "precision": "bf16",
             "mesh": "",  # devices that share a batch; "": all
             "data": {
                 "root": "",
+                "allow_partial": False,  # go on with a data set that is not all there
                 "sampler": "coop",
+                "classes": "all",  # "base": the first half of the classes, "new": the others
                 "template": "",  # zero-shot sentence; "": the data set's
                 "crop_scale": (0.08, 1.0),
                 "flip": True,

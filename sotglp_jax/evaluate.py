@@ -7,19 +7,13 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sotglp_jax import sharding, workdir
+from sotglp_jax import sharding, tables, workdir
 from sotglp_jax.checkpoint import Checkpoints
-from sotglp_jax.data import fewshot, loader
+from sotglp_jax.data import fewshot, loader, transforms
 from sotglp_jax.evaluators import classification
-from sotglp_jax.run import Run
+from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.run import Run, seen_classes
 from sotglp_jax.state import restore
-
-ROWS = {
-    "zero_shot": "zero-shot CLIP",
-    "fused": "SOT-GLP, fused",
-    "global": "SOT-GLP, global only",
-    "local": "SOT-GLP, local only",
-}
 
 
 def evaluate(run: Run) -> None:
@@ -48,14 +42,30 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
         "accuracy": accuracy,
         "images": {"train": len(run.train), "test": len(run.dataset.test)},
         "protocol": protocol(run),
+        "targets": {
+            name: _on_target(run, target, mesh, state) for name, target in run.targets.items()
+        },
         "config": run.settings,
         "step": int(state["step"]),
         "seconds": {"train": train_seconds, "test": time.monotonic() - began},
         "versions": workdir.versions(),
     }
     workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
-    print(table(results))
+    print(tables.of_run(results))
     print(f"run folder: {run.workdir}")
+
+
+def _on_target(run: Run, target: Run, mesh: Mesh, state: dict) -> dict:
+    """Results on another data set, with the prompts that may be used there."""
+    if isinstance(target.method, SotGlp):
+        labels = seen_classes(run, target.dataset)
+        trained = run.method.select_classes(state["trainable"], labels)
+        state = state | {"trainable": trained}
+    return {
+        "accuracy": measure(target, mesh, state),
+        "images": {"test": len(target.dataset.test)},
+        "protocol": protocol(target),
+    }
 
 
 def protocol(run: Run) -> dict:
@@ -64,12 +74,14 @@ def protocol(run: Run) -> dict:
     return {
         "dataset": run.dataset.name,
         "classes": len(run.dataset.class_names),
+        "class_names_sha256": fewshot.fingerprint(run.dataset.class_names),
         "sampler": config.data.sampler,
         "shots": config.shots,
         "seed": config.seed,
         "train_images_sha256": fewshot.fingerprint(run.train.names),
         "test_images_sha256": fewshot.fingerprint(run.dataset.test.names),
         "template": run.dataset.template,
+        "transforms": transforms.VERSION,
         "clip": config.clip.name,
         "clip_sha256": run.settings["clip.sha256"],
         "activation": run.zero_shot.towers.vision.activation,
@@ -106,18 +118,3 @@ def _test_batches(run: Run, mesh: Mesh):
     )
     for batch in tqdm(batches, desc="testing", total=-(-images // size), disable=None):
         yield sharding.put_batch(batch, mesh)
-
-
-def table(results: dict) -> str:
-    """The accuracies of a results file as lines of text."""
-    protocol, images = results["protocol"], results["images"]
-    lines = [
-        f"{protocol['dataset']}, {protocol['clip']}, {images['train']} training and "
-        f"{images['test']} test images, seed {protocol['seed']}"
-    ]
-    lines += [
-        f"  {title:<22}{results['accuracy'][name]:>7.1%}"
-        for name, title in ROWS.items()
-        if name in results["accuracy"]
-    ]
-    return "\n".join(lines)

@@ -56,28 +56,10 @@ def main(_: list[str]) -> None:
             raise InputError(
                 f"--config.{key} decides other defaults: choose it as --config=FILE:{name}=VALUE."
             )
-    import jax
+    from sotglp_jax import study
 
-    from sotglp_jax.run import prepare
-
-    run = prepare(flags.FLAGS.config, flags.FLAGS.workdir)
-    activation = run.zero_shot.towers.vision.activation
-    print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
-    from sotglp_jax.evaluate import evaluate
-    from sotglp_jax.train import train
-
-    try:
-        if flags.FLAGS.mode == "train" and run.method:
-            train(run)
-        else:
-            evaluate(run)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(
-            "the device's memory does not hold this run: set --config.text.chunk=64 or less, a "
-            "smaller --config.train.batch_size, or --config.precision=bf16."
-        ) from error
+    launch = study.run_all if "study" in flags.FLAGS.config else study.run_one
+    launch(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.mode)
 
 
 def quiet() -> None:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from sotglp_jax import clip, glyphs
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import END, START, Tokenizer
-from sotglp_jax.data.digits import CLASS_NAMES, Digits, digits
+from sotglp_jax.data.digits import CLASS_NAMES, digits, source
 from sotglp_jax.errors import InputError, run_command
 from sotglp_jax.methods.sotglp import unit
 
@@ -286,7 +286,7 @@ def config(arch: clip.Architecture) -> dict:
 
 def digits_accuracy(folder: Path) -> float:
     """Zero-shot accuracy of a written CLIP on scikit-learn's handwritten digits, in [0, 1]."""
-    pool, model = Digits(range(1797)), clip.load(str(folder))
+    pool, model = source(range(1797)), clip.load(str(folder))
     towers = clip.build(model.arch, model.activation)
     images = [np.asarray(example["image"])[..., 0] for example in pool]
     names = [digits().template.format(word) for word in CLASS_NAMES]

@@ -1,6 +1,7 @@
 """A run: everything that a configuration names, loaded and checked."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -11,9 +12,10 @@ from ml_collections import ConfigDict
 from sotglp_jax import clip, workdir
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import Tokenizer, Tokens
-from sotglp_jax.data import catalog, fewshot, loader
-from sotglp_jax.data.sources import Dataset, ImageFiles, Source
+from sotglp_jax.data import datasets, digits, fewshot, loader
+from sotglp_jax.data.sources import Dataset, Source, choose_classes
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods.global_branch import GlobalBranch
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.settings import DTYPES, flatten, validate
@@ -27,34 +29,39 @@ class Run:
       config: the resolved configuration.
       settings: the same, flat, and the fingerprint of CLIP's weights.
       workdir: the run folder; not there before `workdir.create`.
-      dataset: class names and test images.
-      train: the training shots; empty where nothing is learned.
+      dataset: class names and test images; its train part holds the shots alone.
       arch: CLIP's dimensions.
       method: the method to train, None where nothing is learned.
       zero_shot: CLIP's own classifier on the same towers.
       frozen: CLIP's weights, matrices in the precision of the products.
       classes: [SOS] name [EOT] of every class.
       sentences: the zero-shot sentence of every class.
+      targets: the same run judged on other data sets or classes, by what the user calls them.
     """
 
     config: ConfigDict
     settings: dict
     workdir: Path
     dataset: Dataset
-    train: Source
     arch: clip.Architecture
     method: SotGlp | None
     zero_shot: ZeroShot
     frozen: dict
     classes: Tokens
     sentences: Tokens
+    targets: dict[str, "Run"] = dataclasses.field(default_factory=dict)
+
+    @property
+    def train(self) -> Source:
+        """The training shots; empty where nothing is learned."""
+        return self.dataset.train
 
     @property
     def workers(self) -> int:
         """Processes that decode images."""
         if self.config.data.workers >= 0:
             return self.config.data.workers
-        return loader.cores() if isinstance(self.dataset.test, ImageFiles) else 0
+        return 0 if self.dataset.test.read is digits.read else loader.cores()
 
     @property
     def total_steps(self) -> int:
@@ -79,40 +86,99 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     """
     validate(config)
     path = Path(folder).expanduser() if folder else workdir.default_path(config)
-    dataset = catalog.resolve(config.dataset, config.data.root, config.data.template)
     learns = config.method.name == "sotglp"
-    train = dataset.train.take(())
-    if learns:
-        train, _ = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
+    dataset = _dataset(config, learns)
+    others = {name: _target(config, name) for name in config.targets}
     loaded = clip.load(config.clip.name, config.clip.activation)
     settings = flatten(config) | {"clip.sha256": weights.fingerprint(loaded.params)}
-    workdir.check_same(path, settings, train.names)
+    workdir.check_same(path, settings, dataset.train.names)
     dtype = DTYPES[config.precision]
     towers = loaded.towers(
         dtype,
         vv=config.method.vv,
         vv_first_layer_leak=config.method.vv_first_layer_leak,
     )
-    names = readable(dataset.class_names, config.method.keep_underscores)
     method = _method(config, towers, loaded.tokenizer) if learns else None
-    room = len(method.template_ids) if method else 0
+    read = functools.partial(_read, config, loaded.tokenizer, method)
     run = Run(
         config=config,
         settings=settings,
         workdir=path,
-        dataset=dataset,
-        train=train,
+        **read(dataset),
         arch=loaded.arch,
         method=method,
         zero_shot=ZeroShot(towers),
         frozen=in_precision(loaded.params, dtype),
-        classes=loaded.tokenizer(names, room=room),
-        sentences=loaded.tokenizer(
-            [dataset.template.replace("{}", n) for n in readable(names, False)]
-        ),
     )
-    loader.check_images([train, dataset.test])
-    return run
+    targets = {
+        name: dataclasses.replace(run, **read(other), method=_method_on(run, other))
+        for name, other in others.items()
+    }
+    loader.check_images([dataset.train, dataset.test, *(other.test for other in others.values())])
+    return dataclasses.replace(run, targets=targets)
+
+
+def _read(config: ConfigDict, tokenizer: Tokenizer, method: SotGlp | None, dataset: Dataset):
+    """The fields of a run that depend on the data set."""
+    names = readable(dataset.class_names, config.method.keep_underscores)
+    sentences = [dataset.template.replace("{}", n) for n in readable(names, False)]
+    return {
+        "dataset": dataset,
+        "classes": tokenizer(names, room=len(method.template_ids) if method else 0),
+        "sentences": tokenizer(sentences),
+    }
+
+
+def _dataset(config: ConfigDict, learns: bool) -> Dataset:
+    """The data set with its shots for a training part."""
+    dataset = _resolve(config, config.dataset)
+    train = dataset.train.take(())
+    if learns:
+        train, _ = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
+    return _classes(dataclasses.replace(dataset, train=train), config.data.classes)
+
+
+def _target(config: ConfigDict, name: str) -> Dataset:
+    if name == "new":
+        dataset = _classes(_resolve(config, config.dataset), "new")
+    else:
+        dataset = _resolve(config, name)
+    return dataclasses.replace(dataset, train=dataset.train.take(()))
+
+
+def _classes(dataset: Dataset, which: str) -> Dataset:
+    """All classes, or one of the two halves of the base-to-new protocol."""
+    n = len(dataset.class_names)
+    middle = -(-n // 2)
+    chosen = {"all": range(n), "base": range(middle), "new": range(middle, n)}[which]
+    if not chosen:
+        raise InputError(f"{dataset.name} has one class only, so there are no new ones.")
+    return choose_classes(dataset, chosen)
+
+
+def _method_on(run: Run, dataset: Dataset) -> SotGlp | GlobalBranch | None:
+    """The method for another data set: without local prompts where they are not of its classes."""
+    if not run.method or not run.method.class_specific or seen_classes(run, dataset):
+        return run.method
+    return GlobalBranch(run.method.towers, run.method.chunk)
+
+
+def seen_classes(run: Run, dataset: Dataset) -> tuple[int, ...]:
+    """The label that each class of a data set had in training; () if one had none."""
+    labels = {class_id: label for label, class_id in enumerate(run.dataset.class_ids)}
+    if not labels.keys() >= set(dataset.class_ids):
+        return ()
+    return tuple(labels[class_id] for class_id in dataset.class_ids)
+
+
+def _resolve(config: ConfigDict, name: str) -> Dataset:
+    data = config.data
+    dataset = datasets.resolve(name, data.root, data.template, data.allow_partial)
+    if not dataset.class_names:
+        raise InputError(
+            f"dataset {name} has no classes: it is for out-of-distribution detection only."
+        )
+    return dataset
 
 
 def _method(config: ConfigDict, towers: clip.Towers, tokenizer: Tokenizer) -> SotGlp:

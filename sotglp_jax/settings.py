@@ -14,6 +14,7 @@ CHOICES = {
     "precision": tuple(DTYPES),
     "clip.activation": ("", *ACTIVATIONS),
     "data.sampler": fewshot.SAMPLERS,
+    "data.classes": ("all", "base", "new"),
     "method.name": ("sotglp", "zeroshot"),
     "method.local_init": ("template", "random", "gram"),
     "method.plan_gradient": ("stop", "unroll"),

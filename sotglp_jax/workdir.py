@@ -16,17 +16,27 @@ from sotglp_jax.errors import InputError
 
 CONFIG, IMAGES = "config.json", "train_images.txt"
 # Keys that may differ when a run goes on: they say how it is computed, not what.
-EXECUTION = ("mesh", "data.root", "data.workers", "text.chunk", "train.log_every")
-EXECUTION += ("train.checkpoint_every",)
+EXECUTION = (
+    "mesh",
+    "data.root",
+    "data.allow_partial",
+    "data.workers",
+    "text.chunk",
+    "train.log_every",
+    "train.checkpoint_every",
+    "targets",
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "ott-jax", "orbax-checkpoint", "grain", "numpy")
 PACKAGES += ("pillow", "scikit-learn")
 
 
 def default_path(config: ConfigDict) -> Path:
-    """runs/<dataset>-<clip>-<shots>shot-seed<seed>, or -zeroshot."""
+    """runs/<dataset>-<clip>-<shots>shot-seed<seed>, or -zeroshot; -base or -new at the end."""
     tail = (
         "zeroshot" if config.method.name == "zeroshot" else f"{config.shots}shot-seed{config.seed}"
     )
+    if config.data.classes != "all":
+        tail += f"-{config.data.classes}"
     stem = Path(config.dataset).stem if config.dataset.endswith(".json") else config.dataset
     # A path's own name, but both halves of ViT-B/16.
     stem = Path(stem).absolute().name

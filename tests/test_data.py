@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from sotglp_jax.data import catalog, fewshot, loader, transforms
+from sotglp_jax.data import datasets, fewshot, loader, transforms
 from sotglp_jax.data.sources import read_image
 from sotglp_jax.errors import InputError
 
@@ -31,12 +31,12 @@ def folder(tmp_path):
 
 def refusal(*args, **kwargs):
     with pytest.raises(InputError) as caught:
-        catalog.resolve(*args, **kwargs)
+        datasets.resolve(*args, **kwargs)
     return str(caught.value)
 
 
 def test_digits_are_1797_real_images_in_fixed_parts():
-    digits = catalog.resolve("digits")
+    digits = datasets.resolve("digits")
     parts = (digits.train, digits.val, digits.test)
     assert [len(p) for p in parts] == [700, 200, 897]
     assert len({n for p in parts for n in p.names}) == 1797
@@ -49,7 +49,7 @@ def test_digits_are_1797_real_images_in_fixed_parts():
 
 
 def test_a_folder_of_class_folders_is_split(folder):
-    data = catalog.resolve(str(folder))
+    data = datasets.resolve(str(folder))
     assert data.class_names == ("ant", "bee", "wasp_nest") and data.name == "insects"
     assert [len(p) for p in (data.train, data.val, data.test)] == [15, 6, 9]
     names = [n for p in (data.train, data.val, data.test) for n in p.names]
@@ -57,7 +57,7 @@ def test_a_folder_of_class_folders_is_split(folder):
     for part in (data.train, data.val, data.test):
         for name, label in zip(part.names, part.labels, strict=True):
             assert name.startswith(data.class_names[label])
-    assert catalog.resolve(str(folder)).train.names == data.train.names
+    assert datasets.resolve(str(folder)).train.names == data.train.names
 
 
 def test_a_folder_with_its_own_parts(folder):
@@ -66,12 +66,12 @@ def test_a_folder_with_its_own_parts(folder):
     folder.rename(root / "train")
     (root / "val" / "bee").mkdir(parents=True)
     picture(99).save(root / "val" / "bee" / "new.png")
-    data = catalog.resolve(str(root))
+    data = datasets.resolve(str(root))
     assert [len(p) for p in (data.train, data.val, data.test)] == [30, 0, 1]
     assert data.test.names == ("val/bee/new.png",) and data.test.labels == (1,)
     (root / "test" / "ant").mkdir(parents=True)
     picture(98).save(root / "test" / "ant" / "new.png")
-    data = catalog.resolve(str(root))
+    data = datasets.resolve(str(root))
     assert [len(p) for p in (data.train, data.val, data.test)] == [30, 1, 1]
     (root / "test" / "moth").mkdir()
     picture(97).save(root / "test" / "moth" / "x.png")
@@ -88,7 +88,7 @@ def split_of(folder):
 def test_a_split_file_keeps_its_own_labels(folder):
     path = folder / "split_zhou_Insects.json"
     path.write_text(json.dumps(split_of(folder)))
-    data = catalog.resolve(str(path))
+    data = datasets.resolve(str(path))
     assert data.name == "Insects" and data.class_names == ("wasp_nest", "ant")
     assert data.test.labels == (0, 0, 0, 1, 1, 1)
     assert data.train[0]["name"] == "wasp_nest/0.png"
@@ -96,8 +96,8 @@ def test_a_split_file_keeps_its_own_labels(folder):
     (folder / "images").mkdir()
     for name in ("wasp_nest", "ant"):
         (folder / name).rename(folder / "images" / name)
-    assert catalog.resolve(str(path)).train[0]["label"] == 0
-    assert catalog.resolve(str(path), root=str(folder / "images")).train[0]["label"] == 0
+    assert datasets.resolve(str(path)).train[0]["label"] == 0
+    assert datasets.resolve(str(path), root=str(folder / "images")).train[0]["label"] == 0
     said = refusal(str(path), root=str(folder / "nowhere"))
     assert "none of the 18 images" in said and "wasp_nest/0.png" in said and "nowhere" in said
 
@@ -134,10 +134,10 @@ def test_a_benchmark_is_found_by_its_alias(folder):
     for name in ("wasp_nest", "ant"):
         (folder / name).rename(root / "EuroSAT_RGB" / name)
     (root / "split_zhou_EuroSAT.json").write_text(json.dumps(split_of(folder)))
-    data = catalog.resolve("eurosat", root=str(root))
+    data = datasets.resolve("eurosat", root=str(root), allow_partial=True)
     assert data.name == "eurosat" and len(data.test) == 6
     assert data.template == "a centered satellite photo of {}."
-    own = catalog.resolve("eurosat", root=str(root), template="{} from above")
+    own = datasets.resolve("eurosat", str(root), "{} from above", allow_partial=True)
     assert own.template == "{} from above"
 
 
@@ -151,7 +151,7 @@ def test_coop_sampler_is_pythons_random(folder):
 
 
 def test_too_few_images_are_all_taken_and_said_once(folder, caplog):
-    data = catalog.resolve(str(folder))
+    data = datasets.resolve(str(folder))
     train, val = fewshot.sample(data, 16, 1, "coop")
     assert len(train) == 15 and len(val) == 6
     assert [r.getMessage() for r in caplog.records] == [
@@ -161,17 +161,17 @@ def test_too_few_images_are_all_taken_and_said_once(folder, caplog):
 
 
 def test_stratified_sampler_is_scikit_learns():
-    digits = catalog.resolve("digits")
+    digits = datasets.resolve("digits")
     train, val = fewshot.sample(digits, 4, 2, "stratified")
     split = StratifiedShuffleSplit(n_splits=1, train_size=40, random_state=2)
     expected, _ = next(split.split(np.zeros(700), digits.train.labels))
-    assert train.positions == tuple(expected) and len(val) == 0
+    assert train.keys == tuple(expected) and len(val) == 0
     everything, _ = fewshot.sample(digits, 100, 1, "stratified")
     assert len(everything) == 700
 
 
 def test_impossible_shots_are_refused(folder):
-    data = catalog.resolve(str(folder))
+    data = datasets.resolve(str(folder))
     with pytest.raises(InputError, match="shots=0"):
         fewshot.sample(data, 0, 1, "coop")
     one_each = fewshot.Dataset("x", ("a", "b"), "{}", *[data.train.take((0, 6, 7))] * 3)
@@ -205,7 +205,7 @@ def test_palette_with_transparency_is_no_warning(tmp_path):
 
 
 def test_bad_images_are_listed_before_training(folder):
-    data = catalog.resolve(str(folder))
+    data = datasets.resolve(str(folder))
     stream = io.BytesIO()
     picture(size=(300, 200)).save(stream, "JPEG")
     for part, content in ((data.train, stream.getvalue()[:-800]), (data.test, b"nothing")):
@@ -268,7 +268,7 @@ def same(a, b):
 
 
 def test_training_batches_drop_the_rest_and_resume_by_position(folder):
-    source = catalog.resolve(str(folder)).train
+    source = datasets.resolve(str(folder)).train
     whole = batches(source)
     assert len(whole) == 3 * loader.steps_per_epoch(15, 4) == 9
     assert all(b["mask"].all() and b["image"].shape == (4, 8, 8, 3) for b in whole)
@@ -279,14 +279,14 @@ def test_training_batches_drop_the_rest_and_resume_by_position(folder):
 
 
 def test_a_data_set_below_one_batch_is_padded(folder):
-    source = catalog.resolve(str(folder)).train.take((0, 5, 10))
+    source = datasets.resolve(str(folder)).train.take((0, 5, 10))
     whole = batches(source)
     assert len(whole) == 3 and all(b["mask"].tolist() == [True] * 3 + [False] for b in whole)
     assert sorted(whole[0]["label"][:3]) == [0, 1, 2] and not whole[0]["image"][3].any()
 
 
 def test_test_batches_hold_every_image_once(folder):
-    source = catalog.resolve(str(folder)).test
+    source = datasets.resolve(str(folder)).test
     whole = list(loader.test_batches(source, image_size=8, batch_size=4, workers=0))
     labels = np.concatenate([b["label"][b["mask"]] for b in whole])
     assert labels.tolist() == list(source.labels)
@@ -298,7 +298,7 @@ def test_hidden_files_and_a_class_called_train(folder):
     picture().save(folder / "ant" / ".ipynb_checkpoints" / "0-checkpoint.png")
     picture().save(folder / "ant" / "._0.png")
     (folder / "wasp_nest").rename(folder / "train")
-    data = catalog.resolve(str(folder))
+    data = datasets.resolve(str(folder))
     assert data.class_names == ("ant", "bee", "train") and len(data.train) == 15
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sotglp_jax.data import transforms
-from sotglp_jax.data.sources import ImageFiles, Source, to_rgb
+from sotglp_jax.data.sources import FileReader, Source, to_rgb
 from sotglp_jax.errors import InputError
 
 # {"image": uint8 (B, R, R, 3), "label": int32 (B,), "mask": bool (B,)}; mask is False for padding.
@@ -181,31 +181,42 @@ def _from_workers(dataset) -> Iterator[Batch]:
         time.sleep(0.1)  # a thread of grain's frees it; unfreed at exit, Python warns of a leak
 
 
+def unreadable(sources: list[Source]) -> list[tuple[Path, str]]:
+    """Decodes every image file once; the missing, damaged and truncated ones with their fault."""
+    files = _files(sources)
+    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+        faults = tqdm(
+            pool.map(_fault, files),
+            total=len(files),
+            desc="checking images",
+            disable=None,
+            leave=False,
+        )
+        return [(path, fault) for path, fault in zip(files, faults, strict=True) if fault]
+
+
 def check_images(sources: list[Source]) -> None:
-    """Decodes every image file once, so that a bad one stops the run before it starts.
+    """Makes sure of every image file, so that a bad one stops the run before it starts.
 
     Raises:
-      InputError: lists the missing, unreadable and truncated files.
+      InputError: lists the missing, damaged and truncated files.
     """
-    files = [s.root / name for s in sources if isinstance(s, ImageFiles) for name in s.names]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        faults = list(
-            tqdm(
-                pool.map(_fault, files),
-                total=len(files),
-                desc="checking images",
-                disable=None,
-                leave=False,
-            )
-        )
-    bad = [(path, fault) for path, fault in zip(files, faults, strict=True) if fault]
-    if bad:
+    if bad := unreadable(sources):
         listed = "; ".join(f"{path} ({fault})" for path, fault in bad[:20])
         more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise InputError(
-            f"{len(bad)} of {len(files)} images cannot be read: {listed}{more}: restore them or "
-            "take them out of the data set."
+            f"{len(bad)} of {len(_files(sources))} images cannot be read: {listed}{more}: restore "
+            "them or take them out of the data set."
         )
+
+
+def _files(sources: list[Source]) -> list[Path]:
+    return [
+        source.read.root / name
+        for source in sources
+        if isinstance(source.read, FileReader)
+        for name in source.names
+    ]
 
 
 def _fault(path: Path) -> str:

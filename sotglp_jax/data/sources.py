@@ -4,9 +4,10 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -16,18 +17,49 @@ from sotglp_jax.errors import InputError
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-class Source(Protocol):
-    """Images with labels, known without reading an image."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Images with labels, known without reading an image.
 
-    labels: Sequence[int]
+    Attributes:
+      read: gives the RGB image of a key; it travels to worker processes.
+      keys: one per image: a file's name, or a position.
+      names: what lists of images call them.
+      labels: class indices.
+    """
+
+    read: Callable[[Any], Image.Image]
+    keys: Sequence
     names: Sequence[str]
+    labels: Sequence[int]
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.keys)
 
-    def __getitem__(self, index: int) -> dict: ...
+    def __getitem__(self, index: int) -> dict:
+        image = self.read(self.keys[index])
+        return {"image": image, "label": self.labels[index], "name": self.names[index]}
 
     def take(self, indices: Sequence[int]) -> "Source":
         """Some of the images, in the given order."""
+        taken = (tuple(x[i] for i in indices) for x in (self.keys, self.names, self.labels))
+        return Source(self.read, *taken)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileReader:
+    """Reads image files below a folder by their relative names."""
+
+    root: Path
+
+    def __call__(self, name: str) -> Image.Image:
+        return read_image(self.root / name)
+
+
+def image_files(root: Path, names: Sequence[str], labels: Sequence[int]) -> Source:
+    """A source of image files, named relative to `root`."""
+    names = tuple(names)
+    return Source(FileReader(root), names, names, tuple(labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +68,13 @@ class Dataset:
 
     Attributes:
       name: what results call it.
-      class_names: one name per label.
+      class_names: one name per label; two classes may share one.
       template: zero-shot sentence with {} for the class name.
       train: pool that the shots are drawn from.
       val: pool for validation shots, may be empty.
       test: images to be judged on.
+      class_ids: what tells classes apart, within and between data sets, such as WordNet's numbers;
+        the names where a data set has nothing better.
     """
 
     name: str
@@ -49,42 +83,45 @@ class Dataset:
     train: Source
     val: Source
     test: Source
+    class_ids: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not self.class_ids:
+            names = self.class_names
+            if len(set(names)) < len(names):
+                names = tuple(f"{label} {name}" for label, name in enumerate(names))
+            object.__setattr__(self, "class_ids", names)
+
+    @property
+    def parts(self) -> dict[str, Source]:
+        """The three sources by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFiles:
-    """Image files below a folder.
+def choose_classes(dataset: Dataset, labels: range) -> Dataset:
+    """The task of telling apart some neighbouring classes, numbered from 0 again."""
 
-    Attributes:
-      root: the folder.
-      names: paths relative to it.
-      labels: class indices.
-    """
+    def choose(source: Source) -> Source:
+        chosen = source.take([i for i, label in enumerate(source.labels) if label in labels])
+        return dataclasses.replace(
+            chosen, labels=tuple(label - labels.start for label in chosen.labels)
+        )
 
-    root: Path
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> dict:
-        image = read_image(self.root / self.names[index])
-        return {"image": image, "label": self.labels[index], "name": self.names[index]}
-
-    def take(self, indices: Sequence[int]) -> "ImageFiles":
-        """Some of the files, in the given order."""
-        names, labels = (tuple(x[i] for i in indices) for x in (self.names, self.labels))
-        return ImageFiles(self.root, names, labels)
+    return dataclasses.replace(
+        dataset,
+        class_names=dataset.class_names[labels.start : labels.stop],
+        class_ids=dataset.class_ids[labels.start : labels.stop],
+        **{part: choose(source) for part, source in dataset.parts.items()},
+    )
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(file: Path | BinaryIO) -> Image.Image:
     """Decodes a file of any mode to RGB; 16-bit grey keeps its high byte.
 
     Raises:
       OSError: the file is missing, no image, or cut short.
     """
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         image.load()
         return to_rgb(image)
 
@@ -108,6 +145,41 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def list_images(folder: Path, root: Path) -> list[str]:
+    """Names, relative to `root` and sorted, of the images anywhere below `folder`."""
+    return sorted(_walk(str(folder), str(folder.relative_to(root))))
+
+
+def _walk(folder: str, name: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            below = entry.name if name == "." else f"{name}/{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, below)
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                yield below
+
+
+def list_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones; none where it is not there."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def class_folders(folder: Path, root: Path, labels: dict[str, int]) -> Source:
+    """The images of `folder/<class>/`, named relative to `root`; `labels` by folder name."""
+    names, numbers = [], []
+    for name, label in labels.items():
+        found = list_images(folder / name, root) if (folder / name).is_dir() else []
+        names += found
+        numbers += [label] * len(found)
+    return image_files(root, names, numbers)
+
+
 def image_folder(root: Path, template: str) -> Dataset:
     """`root/<class>/*.jpg`, or the same below `root/train`, `root/val` and `root/test`.
 
@@ -117,60 +189,45 @@ def image_folder(root: Path, template: str) -> Dataset:
     Raises:
       InputError: no class folder, no image, or a test class that is not in `train`.
     """
-    if any((root / "train").glob("*/")):
+    if list_folders(root / "train"):
         return _presplit_folder(root, template)
-    names, labels, classes = _list_classes(root, root)
-    parts = _split_by_class(labels)
-    whole = ImageFiles(root, names, labels)
-    return Dataset(root.name, classes, template, *map(whole.take, parts))
+    classes = list_folders(root)
+    whole = class_folders(root, root, {name: i for i, name in enumerate(classes)})
+    _check_some(whole, root)
+    parts = split_by_class(whole.labels)
+    return Dataset(root.absolute().name, tuple(classes), template, *map(whole.take, parts))
 
 
 def _presplit_folder(root: Path, template: str) -> Dataset:
-    names, labels, classes = _list_classes(root / "train", root)
-    parts = {"train": ImageFiles(root, names, labels)}
+    classes = list_folders(root / "train")
+    labels = {name: i for i, name in enumerate(classes)}
+    parts = {part: class_folders(root / part, root, labels) for part in ("train", "val", "test")}
+    _check_some(parts["train"], root / "train")
     for part in ("val", "test"):
-        names, labels = (), ()
-        if (root / part).is_dir():
-            names, labels, _ = _list_classes(root / part, root, classes)
-        parts[part] = ImageFiles(root, names, labels)
-    if not parts["test"]:
+        if strange := sorted(set(list_folders(root / part)) - set(classes)):
+            raise InputError(
+                f'{root / part} holds a class "{strange[0]}" that {root / "train"} lacks: remove '
+                "it or add training images."
+            )
+    if not len(parts["test"]):
         parts["test"], parts["val"] = parts["val"], parts["test"]
-    if not parts["test"]:
+    if not len(parts["test"]):
         raise InputError(
             f"{root} has train/ but no images in test/ or val/: add test/<class>/ folders, or put "
             "the class folders into one folder to have them split."
         )
-    return Dataset(root.name, classes, template, **parts)
+    return Dataset(root.absolute().name, tuple(classes), template, **parts)
 
 
-def _list_classes(folder: Path, root: Path, classes: Sequence[str] = ()):
-    """Names relative to root, labels, and classes; given classes, no other may appear."""
-    found = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-    if classes and (strange := sorted(set(found) - set(classes))):
-        raise InputError(
-            f'{folder} holds a class "{strange[0]}" that {root / "train"} lacks: remove it or add '
-            "training images."
-        )
-    classes = tuple(classes) or tuple(found)
-    names, labels = [], []
-    for label, name in enumerate(classes):
-        below = (p.relative_to(root) for p in (folder / name).rglob("*"))
-        files = sorted(p for p in below if p.suffix.lower() in SUFFIXES and not _hidden(p))
-        names += map(str, files)
-        labels += [label] * len(files)
-    if not names:
+def _check_some(source: Source, folder: Path) -> None:
+    if not len(source):
         raise InputError(
             f"{folder} holds no images: expected {folder}/<class>/<image>, with endings such as "
             "jpg or png."
         )
-    return tuple(names), tuple(labels), classes
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _split_by_class(labels: Sequence[int], seed: int = 1) -> tuple[tuple[int, ...], ...]:
+def split_by_class(labels: Sequence[int], seed: int = 1) -> tuple[tuple[int, ...], ...]:
     """Indices of 50 % / 20 % / 30 % of every class; of two images, one each to train and test."""
     rng, labels = np.random.default_rng(seed), np.array(labels)
     parts = ([], [], [])

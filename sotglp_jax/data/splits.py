@@ -1,16 +1,22 @@
 """CoOp's split files: {"train": [[relative path, label, class name], ...], "val", "test"}."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sotglp_jax.data.sources import Dataset, ImageFiles
+from sotglp_jax.data.sources import Dataset, image_files
 from sotglp_jax.errors import InputError
 
 FORM = '{"train": [[path, label, class name], ...], "val": ..., "test": ...}'
 
 
-def read_split(path: Path, roots: Sequence[Path], template: str, name: str) -> Dataset:
+def read_split(
+    path: Path,
+    roots: Sequence[Path],
+    template: str,
+    name: str,
+    rename: Mapping[str, str] | None = None,
+) -> Dataset:
     """A data set as a split file lists it, with the file's own labels.
 
     Args:
@@ -18,15 +24,16 @@ def read_split(path: Path, roots: Sequence[Path], template: str, name: str) -> D
       roots: folders that its paths may be relative to; the first that holds an image is taken.
       template: zero-shot sentence.
       name: what results call the data set.
+      rename: class names to use instead of some of the file's.
 
     Raises:
       InputError: the file has another form, labels that are not 0..C-1, or no image is found.
     """
     split = _parse(path)
-    class_names = _class_names(path, split)
+    class_names = tuple((rename or {}).get(n, n) for n in _class_names(path, split))
     root = _root_of(path, split, roots)
     parts = {
-        part: ImageFiles(root, tuple(r[0] for r in rows), tuple(r[1] for r in rows))
+        part: image_files(root, [r[0] for r in rows], [r[1] for r in rows])
         for part, rows in split.items()
     }
     return Dataset(name, class_names, template, **parts)

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from PIL import Image
 
+# Goes into every result; raise it when the same image would become other pixels.
+VERSION = 1
 BICUBIC = Image.Resampling.BICUBIC
 
 

@@ -121,6 +121,12 @@ class SotGlp:
             trainable["local_projection"] = jnp.eye(self.towers.vision.width)
         return trainable
 
+    def select_classes(self, trainable: dict, labels: tuple[int, ...]) -> dict:
+        """The trained tree for some of the classes it was trained on."""
+        if not self.class_specific:
+            return trainable
+        return trainable | {"local_prompts": trainable["local_prompts"][np.array(labels)]}
+
     def encode_classes(self, trainable: dict, frozen: dict, classes: Tokens) -> ClassFeatures:
         """Text features of every prompt of every class (equation 1)."""
         n_classes = len(classes.ids)

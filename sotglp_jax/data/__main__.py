@@ -1,0 +1,80 @@
+"""The field's data sets on disk: python -m sotglp_jax.data check|fetch|prepare NAME --root DIR"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from sotglp_jax.data import catalog, check, datasets, fetch, loader, records
+from sotglp_jax.errors import InputError, run_command
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="python -m sotglp_jax.data", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for function, names, help_ in (
+        (run_check, "NAME or all", "what is there, and what to do next; decodes every image"),
+        (run_fetch, "NAME or all", "download what may be downloaded"),
+        (run_prepare, "NAME, folder or split file", "write array_record shards"),
+    ):
+        command = commands.add_parser(function.__name__.removeprefix("run_"), help=help_)
+        command.add_argument("name", metavar="NAME", help=names)
+        command.add_argument("--root", default="", help="where the data sets lie [data]")
+        command.set_defaults(function=function)
+        if function is run_prepare:
+            command.add_argument("--out", default="", help="where the shards go [the root]")
+    flags.FLAGS(argv[:1])
+    return parser.parse_args(argv[1:])
+
+
+def run_check(arguments: argparse.Namespace) -> None:
+    """Reports on data sets; exit code 1 where one is not whole."""
+    root = Path(arguments.root or "data").expanduser()
+    whole = [check.check(name, root) for name in _names(arguments.name)]
+    if len(whole) > 1:
+        print(f"{sum(whole)} of {len(whole)} data sets are ready below {root.absolute()}")
+    sys.exit(0 if all(whole) else 1)
+
+
+def run_fetch(arguments: argparse.Namespace) -> None:
+    """Fetches data sets, and says what is left to do."""
+    root = Path(arguments.root or "data").expanduser()
+    for name in _names(arguments.name):
+        listed, folder = datasets.locate(name, root)
+        if listed:
+            print(f"{name}: {folder} is there already")
+            continue
+        entry = catalog.ENTRIES[name]
+        fetch.fetch(name, entry, root)
+        for step in check.by_hand(entry, root):
+            print(f"{name}: {step}")
+
+
+def run_prepare(arguments: argparse.Namespace) -> None:
+    """Writes a data set as shards of TensorFlow Datasets."""
+    dataset = datasets.resolve(arguments.name, arguments.root)
+    loader.check_images(list(dataset.parts.values()))
+    out = arguments.out or arguments.root or "data"
+    print(f"{dataset.name}: {records.prepare(dataset, out)}")
+    if arguments.name in catalog.ENTRIES:
+        print(f"next: dataset={arguments.name} with --config.data.root={out}")
+    else:
+        print(f"next: dataset=tfds:{records.slug(dataset.name)} with --config.data.root={out}")
+
+
+def _names(name: str) -> list[str]:
+    if name == "all":
+        return list(catalog.ENTRIES)
+    if name not in catalog.ENTRIES:
+        raise InputError(
+            f'"{name}" is not in the catalogue: the names are all, {", ".join(catalog.ENTRIES)}.'
+        )
+    return [name]
+
+
+if __name__ == "__main__":
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    run_command(lambda arguments: arguments.function(arguments), flags_parser=parse)

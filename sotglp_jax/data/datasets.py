@@ -1,0 +1,148 @@
+"""From `config.dataset` to a data set: a name, a folder, a split file, or TensorFlow Datasets."""
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+
+from absl import logging
+
+from sotglp_jax.data import layouts, records
+from sotglp_jax.data.catalog import DEFAULT_TEMPLATE, ENTRIES, PARTS, Entry
+from sotglp_jax.data.digits import digits
+from sotglp_jax.data.sources import Dataset, FileReader, Source, image_folder
+from sotglp_jax.data.splits import read_split
+from sotglp_jax.errors import InputError
+
+
+def resolve(
+    dataset: str, root: str = "", template: str = "", allow_partial: bool = False
+) -> Dataset:
+    """A data set by name or path.
+
+    Args:
+      dataset: "digits", a key of `ENTRIES`, a folder of class folders, a `.json` split file, or
+        "tfds:" and the name of a prepared TensorFlow Datasets set.
+      root: where the field's data sets lie, or the images of a split file, or TensorFlow Datasets'
+        `data_dir`; "" is "data", the split file's folder or its `images`, or its default.
+      template: zero-shot sentence to use instead of the data set's.
+      allow_partial: go on without images that should be there.
+
+    Raises:
+      InputError: nothing is known or found under this name, or not all of it is there.
+    """
+    if template.count("{}") != 1 and template:
+        raise InputError(f'data.template="{template}" needs exactly one {{}} for the class name.')
+    if dataset == "digits":
+        found = digits()
+    elif dataset.startswith("tfds:"):
+        found = records.read(dataset.removeprefix("tfds:"), root)
+    elif dataset in ENTRIES:
+        found = _of_the_field(dataset, root or "data", allow_partial)
+    else:
+        found = _own(dataset, root, allow_partial)
+    return dataclasses.replace(found, template=template) if template else found
+
+
+def locate(name: str, root: Path) -> tuple[Dataset | None, Path | None]:
+    """A data set of the field as its folder lists it, and that folder.
+
+    Returns:
+      (None, folder) where the folder lacks the split file or the like, (None, None) where there
+      is no folder.
+    """
+    entry, images = ENTRIES[name], None
+    for folder in (root / alias for alias in entry.folders):
+        if folder.is_dir():
+            images = images or folder
+            if found := layouts.READERS[entry.labels](entry, name, folder, root):
+                return found, folder
+    return None, images
+
+
+def present(dataset: Dataset) -> Dataset:
+    """The data set without files that are not there."""
+
+    @functools.cache
+    def listing(folder: str) -> set[str]:
+        return set(os.listdir(folder)) if os.path.isdir(folder) else set()
+
+    def there(source: Source) -> Source:
+        if not isinstance(source.read, FileReader):
+            return source
+        paths = (os.path.split(f"{source.read.root}/{name}") for name in source.names)
+        return source.take([i for i, (folder, file) in enumerate(paths) if file in listing(folder)])
+
+    return dataclasses.replace(
+        dataset, **{part: there(source) for part, source in dataset.parts.items()}
+    )
+
+
+def counts(dataset: Dataset) -> tuple[int, ...]:
+    """Images per part."""
+    return tuple(len(source) for source in dataset.parts.values())
+
+
+def _of_the_field(name: str, root: str, allow_partial: bool) -> Dataset:
+    if prepared := records.find(name, root):
+        return prepared
+    entry, folder = ENTRIES[name], Path(root).expanduser()
+    listed, _ = locate(name, folder)
+    if listed is None:
+        raise InputError(
+            f"dataset {name} is not below {folder} (looked in {looked_in(entry, folder)}): "
+            f"`python -m sotglp_jax.data check {name} --root {folder}` says what is missing, "
+            "--config.data.root names another folder."
+        )
+    return _whole(listed, entry.images, allow_partial)
+
+
+def looked_in(entry: Entry, root: Path) -> str:
+    """Where below the data root a data set is looked for, as text."""
+    split = f", with {entry.split} beside or above it" if entry.split else ""
+    return " and ".join(str(root / folder) for folder in entry.folders) + split
+
+
+def _whole(listed: Dataset, expected: tuple[int, ...], allow_partial: bool) -> Dataset:
+    """What is there of a data set; `InputError` or a warning where it is not all of it."""
+    found = present(listed)
+    if counts(found) == expected:
+        return found
+    numbers = ", ".join(
+        f"{there} of {all_} {part}"
+        for part, there, all_ in zip(PARTS, counts(found), expected, strict=True)
+        if there != all_
+    )
+    said = f"dataset {listed.name} is not as expected: {numbers} images are there"
+    if missing := _first_missing(listed, found):
+        said += f", {missing} is missing"
+    if not allow_partial:
+        raise InputError(
+            f"{said}: complete it, or set --config.data.allow_partial=True to go on with what is "
+            "there."
+        )
+    logging.warning("%s; going on with what is there", said)
+    return found
+
+
+def _first_missing(listed: Dataset, found: Dataset) -> str:
+    for part, source in listed.parts.items():
+        there = set(found.parts[part].names)
+        if missing := next((name for name in source.names if name not in there), ""):
+            return str(source.read.root / missing)
+    return ""
+
+
+def _own(dataset: str, root: str, allow_partial: bool) -> Dataset:
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        return image_folder(path, DEFAULT_TEMPLATE)
+    if path.suffix == ".json":
+        roots = [Path(root).expanduser()] if root else [path.parent, path.parent / "images"]
+        name = path.stem.removeprefix("split_zhou_")
+        listed = read_split(path, roots, DEFAULT_TEMPLATE, name)
+        return _whole(listed, counts(listed), allow_partial)
+    raise InputError(
+        f'dataset "{dataset}" is no folder, no split file and no known name; the names are '
+        f"{', '.join(['digits', *ENTRIES, 'tfds:NAME'])}."
+    )

@@ -1,0 +1,101 @@
+"""ImageNet's classes, and how ImageNet and its shifted test sets lay out their labels."""
+
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sotglp_jax.data.sources import Source, class_folders, image_files, list_folders, list_images
+from sotglp_jax.errors import InputError
+
+# One line a class, in the order of its label: WordNet number, the name that CLIP's authors
+# published (https://github.com/openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb), and
+# which of ImageNet-A and -R hold the class.
+_CLASSES = Path(__file__).parent.parent / "assets" / "imagenet_classes.tsv"
+# Label files of a flat validation folder: Kaggle's, TensorFlow's, PyTorch's, Caffe's.
+_VAL_LABELS = (
+    "LOC_val_solution.csv",
+    "imagenet_2012_validation_synset_labels.txt",
+    "val_map.txt",
+    "val.txt",
+)
+
+
+@functools.cache
+def _table() -> tuple[tuple[str, str, str], ...]:
+    return tuple(tuple(line.split("\t")) for line in _CLASSES.read_text().splitlines())
+
+
+def classes(variant: str = "") -> dict[str, str]:
+    """Names by WordNet number, ordered by label.
+
+    Args:
+      variant: "A" or "R" for their 200 classes; "" for all 1000.
+    """
+    return {wnid: name for wnid, name, variants in _table() if variant in variants}
+
+
+def train_and_val(folder: Path) -> dict[str, Source]:
+    """`train/<wnid>/` and `val/<wnid>/`, or a flat `val/` with a label file in or beside it.
+
+    Raises:
+      InputError: a folder that is no class, or a flat val/ without labels.
+    """
+    train, val = (wnid_folders(folder / part, folder) for part in ("train", "val"))
+    if not len(val) and (folder / "val").is_dir():
+        val = _flat_val(folder)
+    return {"train": train, "test": val}
+
+
+def wnid_folders(folder: Path, root: Path, variant: str = "") -> Source:
+    """`<wnid>/`, labels by the order of the list; raises `InputError` for any other folder."""
+    labels = {wnid: label for label, wnid in enumerate(classes(variant))}
+    _check_known(list_folders(folder), labels, folder)
+    return class_folders(folder, root, labels)
+
+
+def numeric_folders(folder: Path) -> Source:
+    """ImageNet-V2's folders "0" to "999", which are labels; raises `InputError` for any other."""
+    labels = {str(label): label for label in range(len(classes()))}
+    _check_known(list_folders(folder), labels, folder)
+    return class_folders(folder, folder, labels)
+
+
+def _check_known(found: Sequence[str], known: dict[str, int], folder: Path) -> None:
+    if strange := next((name for name in found if name not in known), None):
+        raise InputError(
+            f'{folder} holds a folder "{strange}" that is none of its {len(known)} classes: '
+            "remove it, or point --config.data.root to another copy."
+        )
+
+
+def _flat_val(folder: Path) -> Source:
+    names = list_images(folder / "val", folder)
+    places = (folder, folder / "val", folder.parent)
+    paths = (place / name for place in places for name in _VAL_LABELS)
+    path = next((path for path in paths if path.is_file()), None)
+    if names and not path:
+        raise InputError(
+            f"{folder / 'val'} has no class folders and no label file: put Kaggle's "
+            f"{_VAL_LABELS[0]} into {folder}, or sort the images into folders by WordNet number."
+        )
+    labels = _val_labels(path, names) if names else []
+    return image_files(folder, names, labels)
+
+
+def _val_labels(path: Path, names: Sequence[str]) -> list[int]:
+    """Labels of "<image> <class>" lines, or of one class a line in the images' order."""
+    known = {wnid: label for label, wnid in enumerate(classes())}
+    rows = [re.split(r"[,\s]+", line.strip()) for line in path.read_text().splitlines() if line]
+    written = [row[0] for row in rows]
+    if all(len(row) > 1 for row in rows):
+        known |= {str(label): label for label in range(len(known))}
+        by_image = {Path(row[0]).stem: row[1] for row in rows}
+        written = [by_image.get(Path(name).stem, "") for name in names]
+    if len(written) != len(names) or not set(written) <= known.keys():
+        unknown = next((f', "{w}" for one,' for w in written if w not in known), "")
+        raise InputError(
+            f"{path} does not give{unknown} one of ImageNet's classes to each of the {len(names)} "
+            "images: take the file that belongs to them."
+        )
+    return [known[w] for w in written]

@@ -1,0 +1,230 @@
+"""TensorFlow Datasets both ways: any prepared set as a source, and our sets as array_record.
+
+A set that `prepare` wrote is one of TensorFlow Datasets with a file `sotglp.json` beside its
+shards: the class names, which TensorFlow Datasets would want to be different from each other, the
+zero-shot sentence, and the labels and names of all images, so that they need not be read for it.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from sotglp_jax.data import imagenet
+from sotglp_jax.data.catalog import DEFAULT_TEMPLATE
+from sotglp_jax.data.sources import (
+    Dataset,
+    FileReader,
+    Source,
+    read_image,
+    split_by_class,
+)
+from sotglp_jax.errors import InputError
+
+OURS, VERSION = "sotglp.json", "1.0.0"
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordReader:
+    """Reads the images of a split by their position.
+
+    Attributes:
+      directory: of the prepared set.
+      split: its split.
+      key: its image feature.
+    """
+
+    directory: str
+    split: str
+    key: str
+
+    def __call__(self, position: int) -> Image.Image:
+        encoded = _open(self.directory, self.split, self.key)[position][self.key]
+        return read_image(io.BytesIO(encoded))
+
+
+@functools.cache
+def _open(directory: str, split: str, image: str):
+    """The records of a split with undecoded images; once per process."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(directory)
+    return builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+
+
+def slug(name: str) -> str:
+    """What TensorFlow Datasets calls a set of ours."""
+    return "sotglp_" + re.sub(r"\W+", "_", name.lower()).strip("_")
+
+
+def find(name: str, data_dir: str) -> Dataset | None:
+    """Our set of this name, if it was prepared below `data_dir`."""
+    from etils import epath
+
+    return _ours(epath.Path(data_dir).expanduser() / slug(name) / VERSION)
+
+
+def read(name: str, data_dir: str = "") -> Dataset:
+    """A prepared set of TensorFlow Datasets for image classification.
+
+    Its train split is the pool for shots, its test split (or else validation) the test images. A
+    set with a single split is split 50/20/30 class by class.
+
+    Args:
+      name: as `tfds.builder` takes it: name, name/config, name:version.
+      data_dir: TensorFlow Datasets' folder; "" is its default.
+
+    Raises:
+      InputError: no such set, not prepared as array_record, or not one of images with class labels.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None)
+    except (tfds.core.DatasetNotFoundError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(
+            f"tfds:{name} is neither prepared below {data_dir or tfds.core.constants.DATA_DIR} nor "
+            f"known to TensorFlow Datasets ({reason}): check the name and --config.data.root."
+        ) from None
+    if ours := _ours(builder.data_path):
+        return ours
+    _check_prepared(name, builder)
+    return _of_others(name, builder)
+
+
+def _check_prepared(name: str, builder) -> None:
+    formats = {"array_record"} if not builder.info.splits else {builder.info.file_format.value}
+    if not builder.info.splits or formats != {"array_record"}:
+        state = "not prepared" if not builder.info.splits else f"prepared as {formats.pop()}"
+        raise InputError(
+            f"tfds:{name} is {state} in {builder.data_path}: run `tfds build {name} "
+            "--file_format=array_record` with the --data_dir that --config.data.root names."
+        )
+
+
+def _of_others(name: str, builder) -> Dataset:
+    image, label = _features(name, builder.info)
+    ids = tuple(builder.info.features[label].names)
+    splits = [s for s in ("train", "validation", "test") if s in builder.info.splits]
+    sources = [_source(builder, split, image, label) for split in splits]
+    sources = [source for source in sources if min(source.labels, default=-1) >= 0]
+    if not sources or splits[0] != "train":
+        raise InputError(f"tfds:{name} has no labelled split called train.")
+    empty = sources[0].take(())
+    parts = {
+        1: [sources[0].take(part) for part in split_by_class(sources[0].labels)],
+        2: [sources[0], empty, sources[-1]],
+        3: sources,
+    }[len(sources)]
+    names = tuple(imagenet.classes().get(i, i) for i in ids)
+    return Dataset(name, names, DEFAULT_TEMPLATE, *parts, class_ids=ids)
+
+
+def _features(name: str, info) -> tuple[str, str]:
+    import tensorflow_datasets as tfds
+
+    image, label = info.supervised_keys or ("image", "label")
+    kinds = {image: tfds.features.Image, label: tfds.features.ClassLabel}
+    features = dict(info.features.items())
+    if any(not isinstance(features.get(key), kind) for key, kind in kinds.items()):
+        raise InputError(
+            f"tfds:{name} is no image classification set: it needs an image and a class label, and "
+            f"has {', '.join(features)}."
+        )
+    return image, label
+
+
+def _source(builder, split: str, image: str, label: str) -> Source:
+    """A split; reads all records once, for their labels."""
+    reader = RecordReader(str(builder.data_path), split, image)
+    records = _open(reader.directory, split, image)
+    progress = tqdm(records, f"labels of {split}", disable=None, leave=False)
+    labels = tuple(int(record[label]) for record in progress)
+    positions = range(len(labels))
+    return Source(reader, positions, tuple(f"{split}/{i:07d}" for i in positions), labels)
+
+
+def prepare(dataset: Dataset, out: str) -> str:
+    """Writes a data set of image files as array_record shards; the files' bytes are kept.
+
+    Args:
+      dataset: its images must be files.
+      out: TensorFlow Datasets' folder to write to.
+
+    Returns:
+      The folder of the shards.
+
+    Raises:
+      InputError: the data set is no files, or prepared already.
+    """
+    import tensorflow_datasets as tfds
+
+    if not isinstance(dataset.train.read, FileReader):
+        raise InputError(
+            f"{dataset.name} is not a set of image files: there is nothing to prepare."
+        )
+    parts = {part: source for part, source in dataset.parts.items() if len(source)}
+    builder = tfds.dataset_builders.AdhocBuilder(
+        name=slug(dataset.name),
+        version=VERSION,
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(),
+                "label": tfds.features.ClassLabel(names=list(dataset.class_ids)),
+                "file_name": tfds.features.Text(),
+            }
+        ),
+        split_datasets={part: list(_examples(source)) for part, source in parts.items()},
+        data_dir=out,
+        description=f"{dataset.name} with its train, val and test images.",
+        disable_shuffling=True,  # a record's position is its place in the list
+    )
+    if builder.data_path.exists():
+        raise InputError(f"{builder.data_path} is there already: remove it to prepare it again.")
+    builder.download_and_prepare(file_format="array_record")
+    _write_ours(builder.data_path, dataset, parts)
+    return str(builder.data_path)
+
+
+def _examples(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, (name, label) in enumerate(zip(source.names, source.labels, strict=True)):
+        path = str(source.read.root / name)
+        yield i, {"image": path, "label": label, "file_name": name}
+
+
+def _write_ours(directory, dataset: Dataset, parts: dict[str, Source]) -> None:
+    ours = {
+        "name": dataset.name,
+        "class_names": dataset.class_names,
+        "class_ids": dataset.class_ids,
+        "template": dataset.template,
+        "parts": {p: {"names": s.names, "labels": s.labels} for p, s in parts.items()},
+    }
+    (directory / OURS).write_text(json.dumps(ours))
+
+
+def _ours(directory) -> Dataset | None:
+    """The set that `prepare` wrote there, if it did."""
+    if not (directory / OURS).exists():
+        return None
+    ours = json.loads((directory / OURS).read_text())
+    sources = {
+        part: Source(
+            RecordReader(str(directory), part, "image"),
+            range(len(content["names"])),
+            tuple(content["names"]),
+            tuple(content["labels"]),
+        )
+        for part, content in ours["parts"].items()
+    }
+    empty = next(iter(sources.values())).take(())
+    parts = {"train": empty, "val": empty} | sources
+    names, ids = tuple(ours["class_names"]), tuple(ours["class_ids"])
+    return Dataset(ours["name"], names, ours["template"], **parts, class_ids=ids)
