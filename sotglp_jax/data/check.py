@@ -49,17 +49,11 @@ def _report(
         step = f"ready: --config=configs/fewshot.py:dataset={name} --config.data.root={root}"
     elif whole:
         step = "ready, as an out-of-distribution set"
-    elif unreadable:
-        step = "restore the unreadable files"
     else:
-        step = f"unpack the archive again, {_absent(listed, there)}"
+        missing = sum(datasets.counts(listed)) - sum(datasets.counts(there))
+        step = f"unpack its archives again: {missing} of the listed files are missing"
     print(f"  next: {step}")
     return whole
-
-
-def _absent(listed: Dataset, there: Dataset) -> str:
-    missing = sum(datasets.counts(listed)) - sum(datasets.counts(there))
-    return f"{missing} listed files are missing" if missing else "its numbers are not as expected"
 
 
 def _next(name: str, entry: Entry, root: Path) -> str:
