@@ -15,6 +15,9 @@ config_flags.DEFINE_config_file(
     "config", help_string="Study and its keys: FILE[:key=value,...], see configs/common.py."
 )
 flags.DEFINE_string("workdir", "", "Run folder; named after the configuration if not given.")
+flags.DEFINE_string(
+    "distributed", "", "Several processes: auto (Slurm, TPU, GKE) or HOST:PORT,COUNT,INDEX."
+)
 flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on), or evaluate only.")
 
 # These decide other defaults, so they are chosen before those are made.
@@ -58,9 +61,13 @@ def main(_: list[str]) -> None:
             )
     import jax
 
+    from sotglp_jax import hosts
+
+    if flags.FLAGS.distributed:
+        hosts.join(flags.FLAGS.distributed)
     from sotglp_jax.run import prepare
 
-    run = prepare(flags.FLAGS.config, flags.FLAGS.workdir)
+    run = hosts.together(lambda: prepare(flags.FLAGS.config, flags.FLAGS.workdir))
     activation = run.zero_shot.towers.vision.activation
     print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
     from sotglp_jax.evaluate import evaluate

@@ -111,8 +111,12 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
             [dataset.template.replace("{}", n) for n in readable(names, False)]
         ),
     )
-    loader.check_images([train, dataset.test])
+    loader.check_images([_share(source) for source in (train, dataset.test)])
     return run
+
+
+def _share(source: Source) -> Source:
+    return source.take(range(jax.process_index(), len(source), jax.process_count()))
 
 
 def _method(config: ConfigDict, towers: clip.Towers, tokenizer: Tokenizer) -> SotGlp:
