@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sotglp_jax import sharding, tables, workdir
+from sotglp_jax import hosts, sharding, tables, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import fewshot, loader, transforms
 from sotglp_jax.evaluators import classification
@@ -114,7 +114,11 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, float]:
 def _test_batches(run: Run, mesh: Mesh):
     size, images = run.config.train.batch_size, len(run.dataset.test)
     batches = loader.test_batches(
-        run.dataset.test, image_size=run.arch.image_size, batch_size=size, workers=run.workers
+        run.dataset.test,
+        image_size=run.arch.image_size,
+        batch_size=size,
+        workers=run.workers,
+        rows=sharding.local_rows(size, mesh),
     )
-    for batch in tqdm(batches, desc="testing", total=-(-images // size), disable=None):
+    for batch in tqdm(batches, desc="testing", total=-(-images // size), disable=hosts.no_bar()):
         yield sharding.put_batch(batch, mesh)

@@ -15,6 +15,9 @@ config_flags.DEFINE_config_file(
     "config", help_string="Study and its keys: FILE[:key=value,...], see configs/common.py."
 )
 flags.DEFINE_string("workdir", "", "Run folder; named after the configuration if not given.")
+flags.DEFINE_string(
+    "distributed", "", "Several processes: auto (Slurm, TPU, GKE) or HOST:PORT,COUNT,INDEX."
+)
 flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on), or evaluate only.")
 
 # These decide other defaults, so they are chosen before those are made.
@@ -56,8 +59,10 @@ def main(_: list[str]) -> None:
             raise InputError(
                 f"--config.{key} decides other defaults: choose it as --config=FILE:{name}=VALUE."
             )
-    from sotglp_jax import study
+    from sotglp_jax import hosts, study
 
+    if flags.FLAGS.distributed:
+        hosts.join(flags.FLAGS.distributed)
     launch = study.run_all if "study" in flags.FLAGS.config else study.run_one
     launch(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.mode)
 

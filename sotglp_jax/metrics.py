@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clu import metric_writers
 
-from sotglp_jax import workdir
+from sotglp_jax import hosts, workdir
 
 
 class JsonLines(metric_writers.LoggingWriter):
@@ -38,12 +38,14 @@ class JsonLines(metric_writers.LoggingWriter):
 
 
 def create_writer(folder: Path, start: int) -> metric_writers.MetricWriter:
-    """A writer to all three places.
+    """A writer to all three places; of several processes the first alone writes.
 
     Args:
       folder: the run folder; gets metrics.jsonl and events for TensorBoard.
       start: the step that training starts from.
     """
+    if not hosts.first():
+        return metric_writers.MultiWriter([])
     writers = [
         JsonLines(folder / "metrics.jsonl", start),
         metric_writers.SummaryWriter(str(folder)),

@@ -87,8 +87,9 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     validate(config)
     path = Path(folder).expanduser() if folder else workdir.default_path(config)
     learns = config.method.name == "sotglp"
-    dataset = _dataset(config, learns)
-    others = {name: _target(config, name) for name in config.targets}
+    whole = _resolve(config, config.dataset, config.data.template)
+    dataset = _with_shots(config, whole, learns)
+    others = {name: _target(config, whole, name) for name in config.targets}
     loaded = clip.load(config.clip.name, config.clip.activation)
     settings = flatten(config) | {"clip.sha256": weights.fingerprint(loaded.params)}
     workdir.check_same(path, settings, dataset.train.names)
@@ -114,7 +115,8 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
         name: dataclasses.replace(run, **read(other), method=_method_on(run, other))
         for name, other in others.items()
     }
-    loader.check_images([dataset.train, dataset.test, *(other.test for other in others.values())])
+    sources = [dataset.train, dataset.test, *(other.test for other in others.values())]
+    loader.check_images([_share(source) for source in sources])
     return dataclasses.replace(run, targets=targets)
 
 
@@ -129,28 +131,26 @@ def _read(config: ConfigDict, tokenizer: Tokenizer, method: SotGlp | None, datas
     }
 
 
-def _dataset(config: ConfigDict, learns: bool) -> Dataset:
-    """The data set with its shots for a training part."""
-    dataset = _resolve(config, config.dataset)
+def _with_shots(config: ConfigDict, dataset: Dataset, learns: bool) -> Dataset:
+    """The run's classes with their shots for a training part."""
     train = dataset.train.take(())
     if learns:
         train, _ = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
     return _classes(dataclasses.replace(dataset, train=train), config.data.classes)
 
 
-def _target(config: ConfigDict, name: str) -> Dataset:
-    if name == "new":
-        dataset = _classes(_resolve(config, config.dataset), "new")
-    else:
-        dataset = _resolve(config, name)
+def _target(config: ConfigDict, whole: Dataset, name: str) -> Dataset:
+    dataset = _classes(whole, "new") if name == "new" else _resolve(config, name)
     return dataclasses.replace(dataset, train=dataset.train.take(()))
 
 
 def _classes(dataset: Dataset, which: str) -> Dataset:
     """All classes, or one of the two halves of the base-to-new protocol."""
+    if which == "all":
+        return dataset
     n = len(dataset.class_names)
     middle = -(-n // 2)
-    chosen = {"all": range(n), "base": range(middle), "new": range(middle, n)}[which]
+    chosen = range(middle) if which == "base" else range(middle, n)
     if not chosen:
         raise InputError(f"{dataset.name} has one class only, so there are no new ones.")
     return choose_classes(dataset, chosen)
@@ -171,14 +171,17 @@ def seen_classes(run: Run, dataset: Dataset) -> tuple[int, ...]:
     return tuple(labels[class_id] for class_id in dataset.class_ids)
 
 
-def _resolve(config: ConfigDict, name: str) -> Dataset:
-    data = config.data
-    dataset = datasets.resolve(name, data.root, data.template, data.allow_partial)
+def _resolve(config: ConfigDict, name: str, template: str = "") -> Dataset:
+    dataset = datasets.resolve(name, config.data.root, template, config.data.allow_partial)
     if not dataset.class_names:
         raise InputError(
             f"dataset {name} has no classes: it is for out-of-distribution detection only."
         )
     return dataset
+
+
+def _share(source: Source) -> Source:
+    return source.take(range(jax.process_index(), len(source), jax.process_count()))
 
 
 def _method(config: ConfigDict, towers: clip.Towers, tokenizer: Tokenizer) -> SotGlp:

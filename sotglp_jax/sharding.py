@@ -23,6 +23,10 @@ def make_mesh(devices: str = "") -> Mesh:
             f'mesh="{devices}" does not fit the {there} {jax.default_backend()} device(s) here: '
             f"set --config.mesh to a number from 1 to {there}."
         )
+    if count < there and jax.process_count() > 1:
+        raise InputError(
+            f'mesh="{devices}" leaves processes without devices: leave out --config.mesh.'
+        )
     # Auto axes: with the newer Explicit default, plain code does not compile.
     axis_types = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((count,), ("data",), axis_types, devices=jax.devices()[:count])
@@ -38,8 +42,14 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def local_rows(batch_size: int, mesh: Mesh) -> list[int]:
+    """The rows of a batch that this process's devices hold, ascending."""
+    parts = split_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (part,) in parts for row in range(batch_size)[part]})
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch as global arrays."""
+    """A batch of which every process has its `local_rows`, as global arrays."""
     sharding = split_batch(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, x) for k, x in batch.items()}
 

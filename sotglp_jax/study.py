@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sotglp_jax import tables, workdir
+from sotglp_jax import hosts, tables, workdir
 from sotglp_jax.errors import InputError
 from sotglp_jax.run import prepare
 from sotglp_jax.settings import flatten
@@ -27,7 +28,7 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     from sotglp_jax.evaluate import evaluate
     from sotglp_jax.train import train
 
-    run = prepare(config, folder)
+    run = hosts.together(lambda: prepare(config, folder))
     activation = run.zero_shot.towers.vision.activation
     print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
     try:
@@ -63,6 +64,7 @@ def run_all(config: ConfigDict, folder: str, mode: str) -> None:
         if mode == "eval" or not _finished(base / name, single):
             print(f"[{i} of {len(singles)}] {base / name}", flush=True)
             run_one(single, str(base / name), mode)
+            multihost_utils.sync_global_devices("results")  # which the first process wrote
             if not (base / name / "results.json").exists():  # stopped by Ctrl-C
                 return
     results = [json.loads((base / name / "results.json").read_text()) for name in names]

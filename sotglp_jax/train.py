@@ -9,10 +9,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import evaluate, sharding, workdir
+from sotglp_jax import evaluate, hosts, sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import loader
@@ -103,19 +104,22 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
         augmentation=loader.Augmentation(run.config.data.crop_scale, run.config.data.flip),
         workers=run.workers,
         start=start,
+        rows=sharding.local_rows(config.batch_size, mesh),
     )
     before, began = meta["train_seconds"], time.monotonic()
     with (
         contextlib.closing(create_writer(run.workdir, start)) as writer,
         Interruption() as interruption,
-        tqdm(total=total, initial=start, desc="training", unit="step", disable=None) as bar,
+        tqdm(
+            total=total, initial=start, desc="training", unit="step", disable=hosts.no_bar()
+        ) as bar,
     ):
         recorder = _Recorder(writer, schedule, config.batch_size, start, total)
         for step, batch in enumerate(batches, start=start + 1):
             state, metrics = step_fn(state, frozen, classes, sharding.put_batch(batch, mesh))
             recorder.add(step, metrics)
             bar.update()
-            stop = interruption.requested or step == total
+            stop = interruption.requested(step) or step == total
             if stop or step % config.log_every == 0 or step % config.checkpoint_every == 0:
                 bar.set_postfix(recorder.write(checkpoints))
             if stop or step % config.checkpoint_every == 0:
@@ -177,17 +181,31 @@ class _Recorder:
 
 
 class Interruption:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop answers between steps."""
+    """Turns the first Ctrl-C or SIGTERM into a request that the loop answers between steps.
+
+    Of several processes, one that is asked stops all of them after the same step.
+    """
 
     def __enter__(self):
-        self.requested = False
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._noted, self._several = False, jax.process_count() > 1
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        # SIGTERM of several processes is jax.distributed's, which tells it to the others.
+        numbers = numbers[:1] if self._several else numbers
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step."""
+        if self._several:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._noted
+
     def _note(self, number, _frame):
-        self.requested = True
+        self._noted = True
         signal.signal(number, self._before[number])
+        if self._several:
+            signal.raise_signal(signal.SIGTERM)

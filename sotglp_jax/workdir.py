@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from sotglp_jax import __version__
+from sotglp_jax import __version__, hosts
 from sotglp_jax.clip import hub
 from sotglp_jax.errors import InputError
 
@@ -109,7 +109,13 @@ def create(workdir: Path, settings: dict, images: Sequence[str]) -> None:
 
 
 def write(path: Path, content: str) -> None:
-    """Writes the whole file or nothing; raises `InputError` where that is not possible."""
+    """Writes the whole file or nothing, of several processes the first alone.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    if not hosts.first():
+        return
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(content)

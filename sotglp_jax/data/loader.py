@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,19 +59,42 @@ class _Test:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Collate:
-    batch_size: int
+class _Batches:
+    """Batches of all epochs as a grain source: of each, only the rows asked for are decoded.
 
-    def __call__(self, examples: list[dict]) -> Batch:
-        """Stacks, and fills a short batch up with black images that the mask leaves out."""
-        images = np.stack([e["image"] for e in examples])
-        labels = np.array([e["label"] for e in examples], np.int32)
-        gap = self.batch_size - len(examples)
-        return {
-            "image": np.pad(images, [(0, gap), (0, 0), (0, 0), (0, 0)]),
-            "label": np.pad(labels, (0, gap)),
-            "mask": np.arange(self.batch_size) < len(examples),
+    Attributes:
+      examples: grain's MapDataset of one epoch; it goes on to the next where indices do.
+      image_size: R.
+      batch_size: B.
+      steps: batches of an epoch.
+      epochs: their number.
+      rows: of each batch, ascending.
+    """
+
+    examples: Sequence[dict]
+    image_size: int
+    batch_size: int
+    steps: int
+    epochs: int
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return self.steps * self.epochs
+
+    def __getitem__(self, index: int) -> Batch:
+        """A short batch is filled up with black images that the mask leaves out."""
+        epoch, step = divmod(index, self.steps)
+        images = len(self.examples)
+        places = [step * self.batch_size + row for row in self.rows]
+        found = [self.examples[epoch * images + place] for place in places if place < images]
+        batch = {
+            "image": np.zeros((len(places), self.image_size, self.image_size, 3), np.uint8),
+            "label": np.zeros(len(places), np.int32),
+            "mask": np.arange(len(places)) < len(found),
         }
+        for i, example in enumerate(found):
+            batch["image"][i], batch["label"][i] = example["image"], example["label"]
+        return batch
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -89,6 +112,7 @@ def train_batches(
     augmentation: Augmentation,
     workers: int,
     start: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Shuffled and augmented batches of all epochs.
 
@@ -104,41 +128,44 @@ def train_batches(
       augmentation: see there.
       workers: processes that decode; 0 decodes in threads of this one.
       start: batches to leave out at the beginning.
+      rows: of every batch, those to give, ascending; None gives all.
     """
     import grain
 
-    batches = (
+    examples = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .random_map(_Train(image_size, augmentation))
-        .batch(
-            batch_size,
-            drop_remainder=len(source) >= batch_size,
-            batch_fn=_Collate(batch_size),
-        )
-        .repeat(epochs)
     )
-    return _iterate(batches.slice(slice(start, None)), workers)
+    steps = steps_per_epoch(len(source), batch_size)
+    rows = range(batch_size) if rows is None else rows
+    batches = _Batches(examples, image_size, batch_size, steps, epochs, rows)
+    return _iterate(batches, workers, start)
 
 
-def test_batches(source: Source, *, image_size: int, batch_size: int, workers: int):
+def test_batches(
+    source: Source,
+    *,
+    image_size: int,
+    batch_size: int,
+    workers: int,
+    rows: Sequence[int] | None = None,
+) -> Iterator[Batch]:
     """Every image once, in order; the last batch is padded. Arguments as in `train_batches`."""
     import grain
 
-    batches = (
-        grain.MapDataset.source(source)
-        .map(_Test(image_size))
-        .batch(batch_size, batch_fn=_Collate(batch_size))
-    )
-    return _iterate(batches, workers)
+    examples = grain.MapDataset.source(source).map(_Test(image_size))
+    steps = -(-len(source) // batch_size)
+    rows = range(batch_size) if rows is None else rows
+    return _iterate(_Batches(examples, image_size, batch_size, steps, 1, rows), workers)
 
 
-def _iterate(batches, workers: int) -> Iterator[Batch]:
+def _iterate(batches: _Batches, workers: int, start: int = 0) -> Iterator[Batch]:
     import grain
 
     threads = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=4)
-    dataset = batches.to_iter_dataset(threads)
+    dataset = grain.MapDataset.source(batches)[start:].to_iter_dataset(threads)
     if not workers:
         return iter(dataset)
     options = grain.MultiprocessingOptions(num_workers=workers)
