@@ -99,6 +99,8 @@ def paper() -> ConfigDict:
                 "flip": True,
                 "workers": -1,  # decoding processes; -1: one per core where images are files
             },
+            # Image features on disk: views per training image, 0 for none; "": the user's cache.
+            "cache": {"views": 0, "folder": ""},
             "text": {"chunk": 0},  # classes per pass of the text tower; 0: all at once
             "method": {
                 "name": "sotglp",

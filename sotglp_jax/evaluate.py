@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sotglp_jax import hosts, sharding, tables, workdir
+from sotglp_jax import cache, hosts, sharding, tables, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import fewshot, loader, transforms
 from sotglp_jax.evaluators import classification
@@ -113,12 +113,16 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, float]:
 
 def _test_batches(run: Run, mesh: Mesh):
     size, images = run.config.train.batch_size, len(run.dataset.test)
-    batches = loader.test_batches(
-        run.dataset.test,
-        image_size=run.arch.image_size,
-        batch_size=size,
-        workers=run.workers,
-        rows=sharding.local_rows(size, mesh),
-    )
+    rows = sharding.local_rows(size, mesh)
+    if run.config.cache.views:
+        batches = cache.test_batches(cache.of_test(run, mesh), batch_size=size, rows=rows)
+    else:
+        batches = loader.test_batches(
+            run.dataset.test,
+            image_size=run.arch.image_size,
+            batch_size=size,
+            workers=run.workers,
+            rows=rows,
+        )
     for batch in tqdm(batches, desc="testing", total=-(-images // size), disable=hosts.no_bar()):
         yield sharding.put_batch(batch, mesh)

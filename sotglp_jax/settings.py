@@ -22,6 +22,7 @@ CHOICES = {
 LEAST = {
     "data.workers": -1,
     "seed": 0,
+    "cache.views": 0,
     "text.chunk": 0,
     "method.n_global": 1,
     "method.n_local": 1,

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import evaluate, hosts, sharding, workdir
+from sotglp_jax import cache, evaluate, hosts, sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import loader
@@ -45,8 +45,7 @@ def train_step(
     Returns:
       The next state, and the metrics of this step.
     """
-    pixels = method.towers.normalise(batch["image"])
-    image = method.towers.vision.apply({"params": frozen["vision"]}, pixels)
+    image = cache.image_features(method.towers, frozen, batch)
     key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
     grads, metrics = jax.grad(method.loss, has_aux=True)(
         state["trainable"], frozen, classes, image, batch["label"], batch["mask"], key
@@ -95,17 +94,7 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
     frozen, classes = jax.device_put((run.frozen, run.classes), sharding.replicated(mesh))
     optimizer, schedule = make_optimizer(run)
     step_fn = jit_step(mesh, run.method, optimizer)
-    batches = loader.train_batches(
-        run.train,
-        image_size=run.arch.image_size,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        seed=run.config.seed,
-        augmentation=loader.Augmentation(run.config.data.crop_scale, run.config.data.flip),
-        workers=run.workers,
-        start=start,
-        rows=sharding.local_rows(config.batch_size, mesh),
-    )
+    batches = _batches(run, mesh, start)
     before, began = meta["train_seconds"], time.monotonic()
     with (
         contextlib.closing(create_writer(run.workdir, start)) as writer,
@@ -130,6 +119,26 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
     if step < total:
         print(f"stopped at step {step} of {total}, saved; the same command goes on from there")
     return state
+
+
+def _batches(run: Run, mesh: jax.sharding.Mesh, start: int) -> Iterator[loader.Batch]:
+    """This process's rows of every batch from a step on, of pixels or of cached features."""
+    options = {
+        "batch_size": run.config.train.batch_size,
+        "epochs": run.config.train.epochs,
+        "seed": run.config.seed,
+        "start": start,
+        "rows": sharding.local_rows(run.config.train.batch_size, mesh),
+    }
+    if run.config.cache.views:
+        return cache.train_batches(cache.of_training(run, mesh), **options)
+    return loader.train_batches(
+        run.train,
+        image_size=run.arch.image_size,
+        augmentation=loader.Augmentation(run.config.data.crop_scale, run.config.data.flip),
+        workers=run.workers,
+        **options,
+    )
 
 
 def jit_step(

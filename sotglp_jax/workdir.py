@@ -22,6 +22,7 @@ EXECUTION = (
     "data.allow_partial",
     "data.workers",
     "text.chunk",
+    "cache.folder",
     "train.log_every",
     "train.checkpoint_every",
     "targets",

@@ -113,7 +113,8 @@ def test_local_prompts_go_where_their_classes_go(main, insects, clip_folder, tmp
     run = tmp_path / "run"
     config = f"--config=configs/fewshot.py:clip={clip_folder},shots=1"
     targets = f"--config.targets=('{insects}/same','{insects}/strange')"
-    code, out, err = main(config, targets, f"--workdir={run}", *SHORT)
+    cached = ("--config.cache.views=1", f"--config.cache.folder={tmp_path}/cache")
+    code, out, err = main(config, targets, f"--workdir={run}", *cached, *SHORT)
     assert code == 0, err
     judged = json.loads((run / "results.json").read_text())["targets"]
     assert set(judged[f"{insects}/same"]["accuracy"]) == {"zero_shot", "fused", "global", "local"}

@@ -130,18 +130,44 @@ def train_batches(
       start: batches to leave out at the beginning.
       rows: of every batch, those to give, ascending; None gives all.
     """
-    import grain
-
-    examples = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .random_map(_Train(image_size, augmentation))
-    )
+    examples = _shuffled(source, seed).random_map(_Train(image_size, augmentation))
     steps = steps_per_epoch(len(source), batch_size)
     rows = range(batch_size) if rows is None else rows
     batches = _Batches(examples, image_size, batch_size, steps, epochs, rows)
     return _iterate(batches, workers, start)
+
+
+def view_batches(
+    source: Source,
+    *,
+    image_size: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    augmentation: Augmentation,
+    workers: int,
+    rows: Sequence[int],
+) -> Iterator[Batch]:
+    """What `train_batches` would show of every image, also of those that its epochs drop.
+
+    Each epoch is in its `order`, and its last batch is padded.
+    """
+    examples = _shuffled(source, seed).random_map(_Train(image_size, augmentation))
+    steps = -(-len(source) // batch_size)
+    return _iterate(_Batches(examples, image_size, batch_size, steps, epochs, rows), workers)
+
+
+def order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Which of `count` images stands at each place of an epoch of training."""
+    places = _shuffled(range(count), seed)
+    return np.array([places[epoch * count + place] for place in range(count)])
+
+
+def _shuffled(source: Sequence, seed: int):
+    """Every epoch in another order, a function of seed and number of examples."""
+    import grain
+
+    return grain.MapDataset.source(source).seed(seed).shuffle()
 
 
 def test_batches(

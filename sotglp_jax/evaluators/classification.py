@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sotglp_jax.cache import image_features
 from sotglp_jax.clip import Towers
 
 
@@ -24,7 +25,7 @@ def count_correct(
       towers: CLIP's modules.
       methods: methods with `score`.
     """
-    image = towers.vision.apply({"params": frozen["vision"]}, towers.normalise(batch["image"]))
+    image = image_features(towers, frozen, batch)
     counts = {}
     for method, text in zip(methods, texts, strict=True):
         for name, logits in method.score(trained, frozen, text, image).logits.items():
