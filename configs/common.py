@@ -101,6 +101,8 @@ def paper() -> ConfigDict:
             },
             # Image features on disk: views per training image, 0 for none; "": the user's cache.
             "cache": {"views": 0, "folder": ""},
+            # Sets to be told from the test images, and the temperature of MCM.
+            "ood": {"sets": (), "temperature": 1.0},
             "text": {"chunk": 0},  # classes per pass of the text tower; 0: all at once
             "method": {
                 "name": "sotglp",

@@ -74,9 +74,9 @@ def of_training(run: Run, mesh: Mesh) -> Cache:
     return _load(run, "train", run.train, views, mesh)
 
 
-def of_test(run: Run, mesh: Mesh) -> Cache:
-    """The cache of a run's test images, as `of_training`."""
-    return _load(run, "test", run.dataset.test, {"views": 1}, mesh)
+def of_test(run: Run, source: Source, mesh: Mesh) -> Cache:
+    """The cache of images that a run is judged on, as `of_training`."""
+    return _load(run, "test", source, {"views": 1}, mesh)
 
 
 def train_batches(

@@ -1,16 +1,20 @@
 """Evaluation of a run: accuracies, results.json and the table."""
 
+import functools
 import json
 import time
+from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from sotglp_jax import cache, hosts, sharding, tables, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import fewshot, loader, transforms
-from sotglp_jax.evaluators import classification
+from sotglp_jax.data.sources import Source
+from sotglp_jax.evaluators import classification, ood
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import Run, seen_classes
 from sotglp_jax.state import restore
@@ -50,6 +54,8 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
         "seconds": {"train": train_seconds, "test": time.monotonic() - began},
         "versions": workdir.versions(),
     }
+    if run.ood:
+        results["ood"] = _detect(run, mesh, state)
     workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
     print(tables.of_run(results))
     print(f"run folder: {run.workdir}")
@@ -66,6 +72,35 @@ def _on_target(run: Run, target: Run, mesh: Mesh, state: dict) -> dict:
         "images": {"test": len(target.dataset.test)},
         "protocol": protocol(target),
     }
+
+
+def _detect(run: Run, mesh: Mesh, state: dict) -> dict:
+    """Results of out-of-distribution detection; all scores go into ood_scores.npz."""
+    temperature = run.config.ood.temperature
+    frozen, trained = jax.device_put((run.frozen, state["trainable"]), sharding.replicated(mesh))
+    text = jax.jit(run.method.encode_classes)(trained, frozen, run.classes)
+    measure = functools.partial(
+        jax.jit(
+            functools.partial(ood.measure, method=run.method, temperature=temperature),
+            out_shardings=sharding.replicated(mesh),  # whole on every process
+        ),
+        frozen,
+        trained,
+        text,
+    )
+    sources = {"test": run.dataset.test} | run.ood
+    scores = {
+        name: ood.collect(
+            map(measure, _batches(run, source, mesh, name)), len(run.dataset.class_names)
+        )
+        for name, source in sources.items()
+    }
+    if hosts.first():
+        arrays = {f"{s}/{k}": x for s, named in scores.items() for k, x in named.items()}
+        np.savez(run.workdir / "ood_scores.npz", **arrays)
+    judged = ood.judge(scores["test"], {name: scores[name] for name in run.ood})
+    images = {name: len(source) for name, source in sources.items()}
+    return {"temperature": temperature, "images": images, "scores": dict(judged)}
 
 
 def protocol(run: Run) -> dict:
@@ -106,23 +141,19 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, float]:
         classification.count_correct(
             frozen, trained, texts, batch, towers=run.zero_shot.towers, methods=methods
         )
-        for batch in _test_batches(run, mesh)
+        for batch in _batches(run, run.dataset.test, mesh, "testing")
     )
     return dict(classification.accuracies(counts, len(run.dataset.test)))
 
 
-def _test_batches(run: Run, mesh: Mesh):
-    size, images = run.config.train.batch_size, len(run.dataset.test)
-    rows = sharding.local_rows(size, mesh)
+def _batches(run: Run, source: Source, mesh: Mesh, title: str) -> Iterator[loader.Batch]:
+    """Every image of a source once, of pixels or of cached features, on the devices."""
+    size = run.config.train.batch_size
+    options = {"batch_size": size, "rows": sharding.local_rows(size, mesh)}
     if run.config.cache.views:
-        batches = cache.test_batches(cache.of_test(run, mesh), batch_size=size, rows=rows)
+        batches = cache.test_batches(cache.of_test(run, source, mesh), **options)
     else:
-        batches = loader.test_batches(
-            run.dataset.test,
-            image_size=run.arch.image_size,
-            batch_size=size,
-            workers=run.workers,
-            rows=rows,
-        )
-    for batch in tqdm(batches, desc="testing", total=-(-images // size), disable=hosts.no_bar()):
+        options |= {"image_size": run.arch.image_size, "workers": run.workers}
+        batches = loader.test_batches(source, **options)
+    for batch in tqdm(batches, title, -(-len(source) // size), disable=hosts.no_bar()):
         yield sharding.put_batch(batch, mesh)

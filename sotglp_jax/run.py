@@ -37,6 +37,7 @@ class Run:
       classes: [SOS] name [EOT] of every class.
       sentences: the zero-shot sentence of every class.
       targets: the same run judged on other data sets or classes, by what the user calls them.
+      ood: images to be told from the test images.
     """
 
     config: ConfigDict
@@ -50,6 +51,7 @@ class Run:
     classes: Tokens
     sentences: Tokens
     targets: dict[str, "Run"] = dataclasses.field(default_factory=dict)
+    ood: dict[str, Source] = dataclasses.field(default_factory=dict)
 
     @property
     def train(self) -> Source:
@@ -90,6 +92,7 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     whole = _resolve(config, config.dataset, config.data.template)
     dataset = _with_shots(config, whole, learns)
     others = {name: _target(config, whole, name) for name in config.targets}
+    ood = {name: _outside(config, name) for name in config.ood.sets}
     loaded = clip.load(config.clip.name, config.clip.activation)
     settings = flatten(config) | {"clip.sha256": weights.fingerprint(loaded.params)}
     workdir.check_same(path, settings, dataset.train.names)
@@ -110,12 +113,14 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
         method=method,
         zero_shot=ZeroShot(towers),
         frozen=in_precision(loaded.params, dtype),
+        ood=ood,
     )
     targets = {
-        name: dataclasses.replace(run, **read(other), method=_method_on(run, other))
+        name: dataclasses.replace(run, **read(other), method=_method_on(run, other), ood={})
         for name, other in others.items()
     }
     sources = [dataset.train, dataset.test, *(other.test for other in others.values())]
+    sources += ood.values()
     loader.check_images([_share(source) for source in sources])
     return dataclasses.replace(run, targets=targets)
 
@@ -129,6 +134,12 @@ def _read(config: ConfigDict, tokenizer: Tokenizer, method: SotGlp | None, datas
         "classes": tokenizer(names, room=len(method.template_ids) if method else 0),
         "sentences": tokenizer(sentences),
     }
+
+
+def _outside(config: ConfigDict, name: str) -> Source:
+    if config.method.name == "zeroshot":
+        raise InputError("ood.sets needs a trained method: leave it empty for zero-shot CLIP.")
+    return datasets.unlabelled(name, config.data.root, config.data.allow_partial)
 
 
 def _with_shots(config: ConfigDict, dataset: Dataset, learns: bool) -> Dataset:

@@ -53,6 +53,8 @@ def validate(config: ConfigDict) -> None:
             )
     if not config.transport.epsilon > 0:
         raise InputError("transport.epsilon must be above 0: 0.1 is the paper's.")
+    if not config.ood.temperature > 0:
+        raise InputError("ood.temperature must be above 0: 1 is the paper's.")
     scale = config.data.crop_scale
     numbers = all(isinstance(x, int | float) for x in scale)
     if not numbers or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:

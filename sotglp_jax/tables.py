@@ -13,6 +13,13 @@ CLASSIFIERS = {
 }
 # What the runs of every table differ in; the training images follow from it.
 VARY = ("seed", "train_images_sha256")
+OOD_SCORES = {
+    "mcm": "MCM",
+    "l_mcm": "L-MCM",
+    "gl_mcm": "GL-MCM",
+    "fused": "largest fused logit",
+    "transport": "largest transported similarity",
+}
 GLOBAL_NOTE = (
     "* global branch: these classes were not trained on and have no local prompts of their own"
 )
@@ -34,7 +41,24 @@ def of_run(results: dict) -> str:
         lines += _accuracies(target["accuracy"])
     if any(_has_no_local(target) for target in results["targets"].values()):
         lines += ["no local prompts of their own: classes that were not trained on"]
+    if "ood" in results:
+        lines += _detection(results["ood"])
     return "\n".join(lines)
+
+
+def _detection(detection: dict) -> list[str]:
+    """FPR95 and AUROC of every score and set, as lines of text."""
+    sets = [*next(iter(detection["scores"].values()))["sets"], "mean"]
+    lines = [
+        "out of distribution: FPR95 / AUROC in %, and the threshold at 95 % recall",
+        " " * 32 + "".join(f"{name:>16}" for name in sets) + f"{'threshold':>12}",
+    ]
+    for name, judged in detection["scores"].items():
+        columns = judged["sets"] | {"mean": judged["mean"]}
+        cells = (f"{100 * columns[s]['fpr95']:.1f} / {100 * columns[s]['auroc']:.1f}" for s in sets)
+        written = "".join(f"{cell:>16}" for cell in cells)
+        lines.append(f"  {OOD_SCORES[name]:<30}{written}{judged['threshold']:>12.4g}")
+    return lines
 
 
 def _accuracies(accuracy: Mapping[str, float]) -> list[str]:

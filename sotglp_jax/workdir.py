@@ -26,6 +26,8 @@ EXECUTION = (
     "train.log_every",
     "train.checkpoint_every",
     "targets",
+    "ood.sets",
+    "ood.temperature",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "ott-jax", "orbax-checkpoint", "grain", "numpy")
 PACKAGES += ("pillow", "scikit-learn")

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from sotglp_jax import clip
+from sotglp_jax import ood as ood_scores
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.config import Stated
 from sotglp_jax.clip.tokenizer import Tokens
@@ -142,8 +143,10 @@ def tokens_of(golden) -> Tokens:
 
 def ood(scores) -> dict[str, np.ndarray]:
     """The *negative* of MCM, L-MCM and GL-MCM at T = 1, as the official code has them."""
-    mcm = jax.nn.softmax(scores.sim_global.mean(-1), axis=-1).max(-1)
-    l_mcm = jax.nn.softmax(scores.sim_local.mean(-1), axis=-1).max((-2, -1))
+    classes = scores.phi.shape[-1]
+    mcm = ood_scores.concept_matching(ood_scores.deviation(scores.sim_global.mean(-1), 1), classes)
+    deviations = ood_scores.deviation(scores.sim_local.mean(-1), 1).min(-1)
+    l_mcm = ood_scores.concept_matching(deviations, classes)
     return {"mcm": -mcm, "l_mcm": -l_mcm, "gl_mcm": -(mcm + l_mcm)}
 
 

@@ -82,7 +82,7 @@ def test_views_are_the_first_epochs_of_an_uncached_run(make):
 
 def test_test_features_are_the_test_images(make):
     run = make()
-    built = cache.of_test(run, sharding.make_mesh("1"))
+    built = cache.of_test(run, run.dataset.test, sharding.make_mesh("1"))
     pixels = loader.test_batches(run.dataset.test, image_size=32, batch_size=4, workers=0)
     features = list(cache.test_batches(built, batch_size=4, rows=range(4)))
     assert [b["mask"].tolist() for b in features] == [[True] * 4, [True] * 2 + [False] * 2]

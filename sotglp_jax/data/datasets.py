@@ -7,10 +7,17 @@ from pathlib import Path
 
 from absl import logging
 
-from sotglp_jax.data import layouts, records
-from sotglp_jax.data.catalog import DEFAULT_TEMPLATE, ENTRIES, PARTS, Entry
+from sotglp_jax.data import drawn, layouts, records
+from sotglp_jax.data.catalog import DEFAULT_TEMPLATE, ENTRIES, OOD, PARTS, Entry
 from sotglp_jax.data.digits import digits
-from sotglp_jax.data.sources import Dataset, FileReader, Source, image_folder
+from sotglp_jax.data.sources import (
+    Dataset,
+    FileReader,
+    Source,
+    image_files,
+    image_folder,
+    list_images,
+)
 from sotglp_jax.data.splits import read_split
 from sotglp_jax.errors import InputError
 
@@ -42,6 +49,31 @@ def resolve(
     else:
         found = _own(dataset, root, allow_partial)
     return dataclasses.replace(found, template=template) if template else found
+
+
+def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Source:
+    """Images of any classes, to be told from a data set's.
+
+    Args:
+      name: a key of `drawn.KINDS` or `OOD`, or a folder.
+      root: where the field's data sets lie.
+      allow_partial: go on without images that should be there.
+
+    Raises:
+      InputError: nothing is known or found under this name, or not all of it is there.
+    """
+    if name in drawn.KINDS:
+        return drawn.drawn(name)
+    if name in OOD:
+        return _of_the_field(name, root or "data", allow_partial).test
+    folder = Path(name).expanduser()
+    names = list_images(folder, folder) if folder.is_dir() else []
+    if not names:
+        raise InputError(
+            f'"{name}" is no folder with images and no known set to be told from the data; the '
+            f"names are {', '.join([*drawn.KINDS, *OOD])}."
+        )
+    return image_files(folder, names, [-1] * len(names))
 
 
 def locate(name: str, root: Path) -> tuple[Dataset | None, Path | None]:

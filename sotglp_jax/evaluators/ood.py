@@ -1,0 +1,77 @@
+"""How well a run tells its test images from those of other data sets."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+from sotglp_jax import ood
+from sotglp_jax.cache import image_features
+from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp
+
+SCORES = ("mcm", "l_mcm", "gl_mcm", "fused", "transport")
+
+
+def measure(
+    frozen: dict,
+    trained: dict,
+    text: ClassFeatures,
+    batch: Mapping,
+    temperature: float,
+    method: SotGlp,
+) -> dict[str, jax.Array]:
+    """What the scores of a batch are made of, float32 (B,) each, and its mask.
+
+    MCM and L-MCM are of the raw cosines, averaged over the prompts; L-MCM is the largest over all
+    patches, without top-K and transport. The last two are what SOT-GLP adds: the maximum over
+    the classes of the fused logit, and of φ (equation 10).
+
+    Args:
+      frozen: CLIP's weights.
+      trained: the trainable tree.
+      text: class features.
+      batch: see `loader.Batch`, or of a cache.
+      temperature: T of the softmax over the classes.
+      method: the method; static.
+    """
+    scores = method.score(trained, frozen, text, image_features(method.towers, frozen, batch))
+    return {
+        "mcm": ood.deviation(scores.sim_global.mean(-1), temperature),
+        # The score falls as the deviation rises, and the largest over the patches is asked for.
+        "l_mcm": ood.deviation(scores.sim_local.mean(-1), temperature).min(-1),
+        "fused": scores.logits["fused"].max(-1),
+        "transport": scores.phi.max(-1),
+        "mask": batch["mask"],
+    }
+
+
+def collect(parts: Iterable[Mapping], classes: int) -> dict[str, np.ndarray]:
+    """The scores of a set of images, float64, from what `measure` gave for its batches."""
+    parts = [jax.device_get(part) for part in parts]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    whole = {name: x[whole["mask"]] for name, x in whole.items()}
+    for name in ("mcm", "l_mcm"):
+        whole[name] = ood.concept_matching(whole[name], classes)
+    whole["gl_mcm"] = whole["mcm"] + whole["l_mcm"]
+    return {name: whole[name].astype(np.float64) for name in SCORES}
+
+
+def judge(
+    inside: Mapping[str, np.ndarray], others: Mapping[str, Mapping[str, np.ndarray]]
+) -> Iterator[tuple[str, dict]]:
+    """Yields (score, its threshold at 95 % recall, FPR95 and AUROC per set and their means).
+
+    Args:
+      inside: scores of the test images.
+      others: scores of each out-of-distribution set.
+    """
+    for name in SCORES:
+        sets = {
+            title: {
+                "fpr95": ood.fpr95(inside[name], scores[name]),
+                "auroc": ood.auroc(inside[name], scores[name]),
+            }
+            for title, scores in others.items()
+        }
+        mean = {key: float(np.mean([s[key] for s in sets.values()])) for key in ("fpr95", "auroc")}
+        yield name, {"threshold": ood.threshold(inside[name]), "sets": sets, "mean": mean}
