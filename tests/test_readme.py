@@ -3,11 +3,16 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
+
+from sotglp_jax import tables
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = [
@@ -39,7 +44,7 @@ def folder(tmp_path_factory):
 def test_commands_are_known():
     """A new command needs a test: the pip lines are CI's, the others are below."""
     assert COMMANDS[0] == QUICK_START and "pip install -e '.[test]' && pytest" in COMMANDS
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 13
 
 
 def test_quick_start_learns_and_prints_what_the_readme_shows(main, tmp_path):
@@ -59,7 +64,7 @@ def test_quick_start_learns_and_prints_what_the_readme_shows(main, tmp_path):
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "ViT-B/16" in c])
-def test_real_data_commands(main, line, clip_folder, folder, tmp_path):
+def test_commands_on_real_data(main, line, clip_folder, folder, tmp_path):
     for name, path in (
         ("ViT-B/16", clip_folder),
         ("/path/to/folder", folder / "EuroSAT_RGB"),
@@ -68,7 +73,36 @@ def test_real_data_commands(main, line, clip_folder, folder, tmp_path):
         line = line.replace(name, str(path))
     more = [f"--workdir={tmp_path}", "--config.train.epochs=6"]
     if "=eurosat" in line:
-        more.append(f"--config.data.root={folder}")
+        more += [f"--config.data.root={folder}", "--config.data.allow_partial=True"]
+    if "shots.py" in line or "base_to_new" in line:
+        more += ["--config.study.shots=(1,)", "--config.study.seeds=(1,)"]
     code, out, err = main(*shlex.split(line)[3:], *more)
+    if re.search("cross_dataset|domain_shift|imagenet", line):
+        assert code == 2 and "dataset imagenet is not below" in err
+        return
     assert code == 0, err
-    assert 0 <= json.loads((tmp_path / "results.json").read_text())["accuracy"]["zero_shot"] <= 1
+    (results,) = tmp_path.rglob("results.json")
+    assert 0 <= json.loads(results.read_text())["accuracy"]["zero_shot"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("check", 1, "eurosat: found"),
+        ("fetch", 0, "EuroSAT_RGB is there already"),
+        ("prepare", 2, "8 of 13500 train"),  # not all there
+    ],
+)
+def test_commands_about_data(folder, command, code, said):
+    (line,) = (c for c in COMMANDS if f"sotglp_jax.data {command}" in c)
+    line = line.replace("--root data", f"--root {folder}")
+    words = [sys.executable, *shlex.split(line)[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code and said in done.stdout + done.stderr
+
+
+def test_the_table_that_the_readme_shows_is_a_studys():
+    """Its first and last line are as a study prints them; its numbers took three runs."""
+    shown = README[README.index("digits, tiny, recipe paper") :].splitlines()
+    assert "seeds 1, 2, 3" in shown[0] and shown[1].split() == ["base", "new", "H"]
+    assert shown[5] == tables.GLOBAL_NOTE
