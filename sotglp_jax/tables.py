@@ -35,8 +35,9 @@ def of_run(results: dict) -> str:
         f"{images['test']} test images, seed {protocol['seed']}",
         *_accuracies(results["accuracy"]),
     ]
+    titles = _titles(results)
     for name, target in results["targets"].items():
-        title = f"{protocol['dataset']}, new classes" if name == "new" else name
+        title = f"{protocol['dataset']}, new classes" if name == "new" else titles[name]
         lines += [f"{title}, {target['images']['test']} test images"]
         lines += _accuracies(target["accuracy"])
     if any(_has_no_local(target) for target in results["targets"].values()):
@@ -149,7 +150,9 @@ def _with_targets(results: Sequence[dict], source: str) -> Cells:
     }
     cells: Cells = {row: {} for row in rows}
     for result in results:
-        for column, judged in ({source: result} | result["targets"]).items():
+        titles = _titles(result)
+        for key, judged in ({source: result} | result["targets"]).items():
+            column = titles.get(key, key)
             for row, names in rows.items():
                 name = next((name for name in names if name in judged["accuracy"]), None)
                 if name:
@@ -159,7 +162,15 @@ def _with_targets(results: Sequence[dict], source: str) -> Cells:
 
 def _marked(results: Sequence[dict]) -> set[str]:
     """Columns where the whole method is its global branch."""
-    return {name for name, target in results[0]["targets"].items() if _has_no_local(target)}
+    titles, targets = _titles(results[0]), results[0]["targets"]
+    return {titles[key] for key, target in targets.items() if _has_no_local(target)}
+
+
+def _titles(result: dict) -> dict[str, str]:
+    """What targets are called: a data set's name for its path, where that tells them apart."""
+    names = {key: target["protocol"]["dataset"] for key, target in result["targets"].items()}
+    taken = [result["protocol"]["dataset"], *names.values()]
+    return {key: name if taken.count(name) == 1 else key for key, name in names.items()}
 
 
 def _title(results: Sequence[dict]) -> str:
