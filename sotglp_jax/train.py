@@ -110,7 +110,9 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
     with (
         contextlib.closing(create_writer(run.workdir, start)) as writer,
         Interruption() as interruption,
-        tqdm(total=total, initial=start, desc="training", unit="step", disable=hosts.no_bar()) as bar,
+        tqdm(
+            total=total, initial=start, desc="training", unit="step", disable=hosts.no_bar()
+        ) as bar,
     ):
         recorder = _Recorder(writer, schedule, config.batch_size, start, total)
         for step, batch in enumerate(batches, start=start + 1):
