@@ -12,6 +12,9 @@ from PIL import Image
 
 FOUR = "--xla_force_host_platform_device_count=4"
 TWO = "--xla_force_host_platform_device_count=2"
+# What srun sets around two tasks on one node, beside the numbers of each.
+SLURM = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+SLURM |= {"SLURM_STEP_NUM_NODES": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +55,16 @@ def two(command):
     """Starts two processes of one run; none outlives its test."""
     started = []
 
-    def start(*arguments):
+    def start(*arguments, slurm=False):
         with socket.socket() as free:
             free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
-        pair = [
-            command(*arguments, f"--distributed={address},2,{i}", XLA_FLAGS=TWO) for i in (0, 1)
-        ]
+            port = free.getsockname()[1]
+        pair = []
+        for i in range(2):
+            flag = "auto" if slurm else f"localhost:{port},2,{i}"
+            variables = {"SLURM_PROCID": f"{i}", "SLURM_LOCALID": f"{i}"} | SLURM if slurm else {}
+            variables |= {"XLA_FLAGS": TWO, "JAX_COORDINATOR_PORT": f"{port}"}
+            pair.append(command(*arguments, f"--distributed={flag}", **variables))
         started.extend(pair)
         return pair
 
@@ -105,7 +111,9 @@ def test_two_processes_killed_and_resumed_equal_one(main, two, arguments, refere
     lost = time.monotonic()
     assert ended(pair)[0][0] not in (0, 2)
     assert time.monotonic() - lost < 60  # 30 seconds without heartbeats
-    (code, out, err), (other, silent, _) = ended(two(*arguments, f"--workdir={several}"))
+    (code, out, err), (other, silent, _) = ended(
+        two(*arguments, f"--workdir={several}", slurm=True)
+    )
     assert (code, other) == (0, 0), err
     assert "going on from step" in out and "zero-shot CLIP" in out and "CLIP" not in silent
     one, process = reference
