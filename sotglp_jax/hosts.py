@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 from sotglp_jax.errors import InputError
 
 AUTO = "auto"
+# Seconds: a lost process ends the others after the first, one that fails alone after the second.
+LIMITS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
 T = TypeVar("T")
 
 
@@ -31,7 +33,7 @@ def join(processes: str) -> None:
     """
     if processes == AUTO:
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(**LIMITS)
         except ValueError:
             raise InputError(
                 "--distributed=auto finds no Slurm, TPU, GKE or MPI around this process: set "
@@ -39,7 +41,9 @@ def join(processes: str) -> None:
             ) from None
     else:
         address, count, index = _parse(processes)
-        jax.distributed.initialize(address, count, index, cluster_detection_method="deactivate")
+        jax.distributed.initialize(
+            address, count, index, cluster_detection_method="deactivate", **LIMITS
+        )
     if not first():
         sys.stdout = open(os.devnull, "w")
 

@@ -18,20 +18,24 @@ def clip_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory):
-    """Starts the main command in the repository; programs are compiled once."""
-    cache = str(tmp_path_factory.mktemp("compiled"))
-    env = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": cache,
+def environment(tmp_path_factory):
+    """Of commands: programs are compiled once."""
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
+
+
+@pytest.fixture(scope="session")
+def command(environment):
+    """Starts the main command in the repository."""
 
     def start(*arguments, start_new_session=False, **variables):
         return subprocess.Popen(
             [sys.executable, "-m", "sotglp_jax.main", *map(str, arguments)],
             cwd=ROOT,
-            env=env | variables,
+            env=environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,0 +1,234 @@
+"""The scripts below launch/: their commands, and what they do when runs are cut off."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = ROOT / "launch"
+CONFIG = "--config=configs/fewshot.py:clip=ViT-B/16"
+SCALE = "--config.data.crop_scale=(0.5, 1.0)"
+
+
+def bash(*arguments, path=None, **options):
+    """Starts a shell script, with stand-ins for commands below `path`."""
+    env = os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
+    return subprocess.Popen(
+        ["bash", *map(str, arguments)],
+        env=env | options,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_shellcheck_finds_nothing():
+    shellcheck = Path(sys.executable).with_name("shellcheck")  # of the extra `test`
+    scripts = [*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")]
+    assert len(scripts) == 3
+    subprocess.run([shellcheck, "--norc", *scripts], check=True)
+
+
+def test_dry_runs_print_every_command():
+    for script, arguments, commands in (
+        ("local.sh", (), ["env"]),
+        ("slurm.sbatch", ("--workdir=w",), ["srun", "#"]),
+        ("tpu_vm.sh", ("me", "zone", "v6e-16", "bucket"), ["gcloud", "git", *["gcloud"] * 4]),
+    ):
+        process = bash(LAUNCH / script, "--dry-run", *arguments, CONFIG, SCALE)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert [line.split()[0] for line in out.splitlines()] == commands
+        # What a shell makes of the line is the main command with the same arguments.
+        line = next(x for x in out.splitlines() if "sotglp_jax.main --" in x or "main\\ " in x)
+        words = shlex.split(line.replace("$'", "'").replace("\\n", " "))
+        if script == "tpu_vm.sh":
+            words = shlex.split(words[-1].replace("\\\\", "\\"))
+        assert words[-2:] == [CONFIG, SCALE] and "sotglp_jax.main" in words
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("slurm.sbatch", "--workdir=DIR is missing"), ("tpu_vm.sh", "needs NAME")]
+)
+def test_missing_arguments_are_said(script, said):
+    process = bash(LAUNCH / script, CONFIG)
+    assert said in process.communicate()[1] and process.returncode == 2
+
+
+def stand_in(folder, name, script):
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("number", "results", "code", "requeued"),
+    [
+        (signal.SIGUSR1, False, 0, True),  # the time limit
+        (signal.SIGUSR1, True, 0, False),  # the run had just ended
+        (signal.SIGTERM, False, 0, False),  # preempted or cancelled
+        (None, False, 3, False),  # failed
+    ],
+)
+def test_slurm_puts_back_only_what_the_time_limit_cut_off(
+    tmp_path, number, results, code, requeued
+):
+    started, calls, workdir = tmp_path / "started", tmp_path / "calls", tmp_path / "run"
+    workdir.mkdir()
+    finish = f"touch {workdir}/results.json; " if results else ""
+    wait = "while sleep 0.05; do :; done" if number else "exit 3"
+    stand_in(
+        tmp_path / "bin", "srun", f"trap '{finish}sleep 0.1; exit 0' TERM; touch {started}; {wait}"
+    )
+    stand_in(tmp_path / "bin", "scontrol", f'echo "$@" > {calls}')
+    process = bash(
+        LAUNCH / "slurm.sbatch",
+        f"--workdir={workdir}",
+        CONFIG,
+        path=tmp_path / "bin",
+        SLURM_JOB_ID="7",
+    )
+    while not started.exists():
+        time.sleep(0.01)
+    if number:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code, err
+    assert calls.exists() == requeued
+    assert not requeued or calls.read_text() == "requeue 7\n"
+
+
+# Fails to train once, is preempted once, then ends with results.
+GCLOUD = """
+cd {folder}; echo "$*" >> calls
+case "$*" in
+  *describe*) if [ -e tpu ]; then cat tpu; else exit 1; fi ;;
+  *" create "*) echo ACTIVE > tpu ;;
+  *delete*) rm tpu ;;
+  *sotglp_jax.main*--distributed*)
+    echo >> trained
+    case $(wc -l < trained) in
+      1) exit 1 ;;
+      2) echo SUSPENDED > tpu; exit 255 ;;
+      *) touch results.json ;;
+    esac ;;
+  *results.json) [ -e results.json ] ;;
+esac
+"""
+
+
+def test_a_preempted_tpu_is_queued_again_until_there_are_results(tmp_path):
+    stand_in(tmp_path / "bin", "gcloud", GCLOUD.format(folder=tmp_path))
+    process = bash(
+        LAUNCH / "tpu_vm.sh", "me", "z", "v6e-16", "b", CONFIG, path=tmp_path / "bin", PAUSE="0"
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("--distributed=auto") == 3
+    assert calls.count("queued-resources create me") == 2
+    assert calls.count("queued-resources delete me") == 2 and not (tmp_path / "tpu").exists()
+
+
+def test_a_run_that_fails_on_a_healthy_tpu_ends(tmp_path):
+    script = GCLOUD.replace("echo >> trained", "exit 2").format(folder=tmp_path)
+    stand_in(tmp_path / "bin", "gcloud", script)
+    process = bash(
+        LAUNCH / "tpu_vm.sh", "me", "z", "v6e-16", "b", CONFIG, path=tmp_path / "bin", PAUSE="0"
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "failed three times" in err
+    assert (tmp_path / "calls").read_text().count("--distributed=auto") == 3
+
+
+def test_gke_has_one_pod_a_host():
+    job = yaml.safe_load((LAUNCH / "gke.yaml").read_text())["spec"]["replicatedJobs"][0]
+    spec = job["template"]["spec"]
+    pod = spec["template"]["spec"]
+    rows, columns = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    chips = pod["containers"][0]["resources"]["limits"]["google.com/tpu"]
+    assert spec["parallelism"] == spec["completions"] == int(rows) * int(columns) // chips
+    (script,) = pod["containers"][0]["args"]
+    subprocess.run(["bash", "-n", "-c", script], check=True)
+    assert "--distributed=auto" in script
+
+
+def sweep(environment, clip_folder, out, *more):
+    arguments = [f"--config=configs/fewshot.py:clip={clip_folder}", f"--out={out}", "--shots=1"]
+    arguments += ["--seeds=1,2", "--variant=wo-V-V:method.vv=False", "--jobs=2"]
+    arguments += [f"--config.train.{x}" for x in ("epochs=40", "warmup_epochs=1", "log_every=1")]
+    arguments += ["--config.train.checkpoint_every=2", "--config.transport.iterations=2"]
+    return subprocess.Popen(
+        [sys.executable, LAUNCH / "sweep.py", *arguments, *more],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_when_training(folder):
+    """Ends the process of a run from outside, as a machine without memory does."""
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        time.sleep(0.05)
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        if f"--workdir={folder}".encode() in path.read_bytes().split(b"\0"):
+            os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+def test_a_sweep_retries_what_is_killed_skips_what_is_finished_and_prints_the_table(
+    environment, clip_folder, tmp_path
+):
+    out = tmp_path / "sweep"
+    process = sweep(environment, clip_folder, out, "--datasets=digits")
+    first = out / "digits-wo-V-V-1shot-seed1"
+    kill_when_training(first)
+    said, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert f"{first.name}: exit code -9" in said and f"{first.name}: done" in said
+    assert said.splitlines()[0] == "2 runs, 0 of them finished"
+    results = [json.loads(p.read_text()) for p in sorted(out.glob("*/results.json"))]
+    assert [r["config"]["seed"] for r in results] == [1, 2]
+    assert not any(r["config"]["method.vv"] for r in results)
+    a, b = (100 * r["accuracy"]["fused"] for r in results)
+    row = said.splitlines()[-1]
+    assert row.split()[:4] == ["digits", "wo-V-V", "1", "2"]
+    assert f"{(a + b) / 2:.1f} ± {abs(a - b) / 2**0.5:.1f}" in row
+
+    process = sweep(environment, clip_folder, out, "--datasets=digits,nothing")
+    again, err = process.communicate(timeout=300)
+    assert process.returncode == 1 and "4 runs, 2 of them finished" in again
+    assert row in again and "digits-wo-V-V-1shot-seed1:" not in again
+    assert again.count("exit code 2") == 2  # bad input is not retried
+    assert (
+        "no results: " in again and "no known name" in next(out.glob("nothing*1.log")).read_text()
+    )
+
+
+def test_a_slurm_array_holds_what_is_not_finished(environment, clip_folder, tmp_path):
+    done = tmp_path / "digits-wo-V-V-1shot-seed1"
+    done.mkdir()
+    (done / "results.json").write_text('{"accuracy": {}}')
+    stand_in(tmp_path / "bin", "sbatch", f'printf "%s\\n" "$@" > {tmp_path}/calls')
+    path = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    process = sweep(
+        environment | path, clip_folder, tmp_path, "--datasets=digits", "--slurm=-p gpu --gpus=1"
+    )
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    *options, task = (tmp_path / "calls").read_text().splitlines()
+    assert options[0] == "--array=1%2" and options[-3:] == ["-p", "gpu", "--gpus=1"]
+    command = task.removeprefix("--wrap=exec ").replace("$SLURM_ARRAY_TASK_ID", "1") + " --dry-run"
+    shown = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True)
+    assert shown.stdout.count("\n") == 1 and "seed=2" in shown.stdout, shown.stderr
