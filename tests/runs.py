@@ -1,0 +1,21 @@
+"""Short runs of the main command, as several test files look at them."""
+
+import json
+import time
+
+SHORT = ["--config.train.epochs=12", "--config.train.warmup_epochs=1", "--config.train.lr=0.02"]
+SHORT += ["--config.train.log_every=5", "--config.train.checkpoint_every=5"]
+SHORT += ["--config.precision=float32"]
+
+
+def metrics(workdir):
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_step(workdir, step):
+    for _ in range(1200):
+        path = workdir / "metrics.jsonl"
+        if path.exists() and any(m["step"] >= step for m in metrics(workdir)):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"{workdir} never reached step {step}")

@@ -1,0 +1,91 @@
+"""What the command does not take, and what configurations are."""
+
+import pytest
+
+from configs import common
+from sotglp_jax.errors import InputError
+from sotglp_jax.settings import flatten, validate
+from sotglp_jax.workdir import default_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--config=FILE is missing"),
+        (["--config=README.md"], "README.md is no Python file"),
+        (["--config=configs/fewshot.py", "--config.train.lr.x=1"], "no such key"),
+        (["--config=configs/fewshot.py:seed=-1"], "seed=-1 is too small"),
+        (["--config=configs/fewshot.py", "--config.method.context="], "has 0 tokens"),
+        (["--config=configs/fewshot.py", "--config.data.crop_scale=('a','b')"], "two shares"),
+        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+        (["--config=configs/fewshot.py:sots=1"], "the keys are dataset, shots, seed, clip, recipe"),
+        (["--config=configs/fewshot.py:shots=many"], "shots must be a whole number"),
+        (["--config=configs/fewshot.py:recipe=soup"], "take paper or official"),
+        (["--config=configs/fewshot.py", "--config.train.foo=1"], "--config.train.foo=1: no such"),
+        (["--config=configs/fewshot.py", "--config.shots=few"], "--config.shots=few"),
+        (["--config=configs/fewshot.py", "--config.recipe=official"], "FILE:recipe=VALUE"),
+        (["--config=configs/fewshot.py", "--nothing=1"], "Unknown command line flag"),
+        (["--config=configs/fewshot.py", "stray"], '"stray" is no flag'),
+        (["--config=configs/fewshot.py:dataset=nothing"], "no known name"),
+        (["--config=configs/fewshot.py:clip=/nowhere.safetensors"], "no file or folder here"),
+        (["--config=configs/fewshot.py", "--config.mesh=99"], 'mesh="99" does not fit'),
+        (["--config=configs/fewshot.py", "--workdir=setup.py/run"], "cannot be written"),
+        (["--config=configs/fewshot.py", "--config.method.topk=65"], "than the 64"),
+        (["--config=configs/fewshot.py", "--mode=eval"], "no finished"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(main, arguments, said, tmp_path):
+    workdir = tmp_path / "run"
+    code, _, err = main(f"--workdir={workdir}", *arguments)  # the last one given counts
+    assert code == 2 and said in err and "Traceback" not in err
+    assert len([x for x in err.splitlines() if x.startswith("error: ")]) == 1
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("precision", "fp8", "set --config.precision to 'float32', 'bf16'"),
+        ("data.sampler", "all", "data.sampler"),
+        ("method.local_init", "zeros", "'template', 'random', 'gram'"),
+        ("method.n_global", 0, "n_global=0 is too small"),
+        ("train.epochs", 5, "all warm-up"),
+        ("train.batch_size", 0, "batch_size"),
+        ("transport.epsilon", 0.0, "epsilon"),
+        ("method.fusion_weight", float("nan"), "fusion_weight"),
+        ("data.crop_scale", (0.5, 0.1), "crop_scale"),
+    ],
+)
+def test_values_out_of_range_are_refused(key, value, said):
+    config = common.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError, match=said):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("arg", "folder"),
+    [
+        ("", "digits-tiny-16shot-seed1"),
+        ("dataset=eurosat,clip=ViT-B/16,shots=4,seed=2", "eurosat-ViT-B-16-4shot-seed2"),
+        (
+            "dataset=/data/split_zhou_Pets.json,clip=/models/big/",
+            "split_zhou_Pets-big-16shot-seed1",
+        ),
+        ("dataset=some/folder/,clip=ViT-L/14@336", "folder-ViT-L-14@336-16shot-seed1"),
+    ],
+)
+def test_run_folders_are_named_after_the_configuration(arg, folder):
+    assert str(default_path(common.get_config(arg))) == f"runs/{folder}"
+
+
+def test_recipe_official_is_the_scripts():
+    config = flatten(common.get_config("dataset=eurosat,clip=ViT-B/16,recipe=official"))
+    assert (config["train.epochs"], config["train.batch_size"], config["train.lr"]) == (
+        200,
+        10,
+        1e-3,
+    )
+    assert config["method.n_global"] == 3 and config["method.mean_of_branches"]
+    assert config["data.sampler"] == "stratified" and config["precision"] == "bf16"
+    assert config["method.keep_underscores"] and config["train.warmup_epochs"] == 0
