@@ -13,7 +13,7 @@ def check(name: str, root: Path) -> bool:
     entry = ENTRIES[name]
     if prepared := records.find(name, str(root)):
         print(f"{name}: found, prepared as {prepared.test.read.directory}")
-        return _report(name, entry, prepared, prepared, [], root)
+        return _report(name, entry, prepared, prepared, None, root)
     try:
         listed, folder = datasets.locate(name, root)
     except InputError as error:
@@ -32,8 +32,9 @@ def check(name: str, root: Path) -> bool:
 
 
 def _report(
-    name: str, entry: Entry, listed: Dataset, there: Dataset, unreadable: list, root: Path
+    name: str, entry: Entry, listed: Dataset, there: Dataset, unreadable: list | None, root: Path
 ) -> bool:
+    """Prints numbers, faults and the next step; shards were checked when they were written."""
     for part, expected in zip(PARTS, entry.images, strict=True):
         source = there.parts[part]
         if expected or len(source):
@@ -41,9 +42,10 @@ def _report(
             if entry.classes:
                 line += f", {len(set(source.labels))} of {entry.classes} classes"
             print(line)
-    for path, fault in unreadable[:10]:
-        print(f"  unreadable: {path} ({fault})")
-    print(f"  unreadable files: {len(unreadable)}")
+    if unreadable is not None:
+        for path, fault in unreadable[:10]:
+            print(f"  unreadable: {path} ({fault})")
+        print(f"  unreadable files: {len(unreadable)}")
     whole = datasets.counts(there) == entry.images and not unreadable
     if whole and entry.classes:
         step = f"ready: --config=configs/fewshot.py:dataset={name} --config.data.root={root}"
