@@ -126,7 +126,7 @@ def test_float32_products_have_the_exact_gradient():
     x, kernel = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((4, 3), (3, 5))))
 
     def ours(x, kernel):
-        return jnp.sum(jnp.sin(product(x, kernel)))
+        return jnp.sum(jnp.sin(product("...i,io->...o", x, kernel)))
 
     def plain(x, kernel):
         return jnp.sum(jnp.sin(x @ kernel))
