@@ -1,7 +1,7 @@
-"""Floating-point operations of CLIP's towers, counted by hand: 2 for a multiply and add.
+"""Floating-point operations, counted by hand: 2 for a multiply and add.
 
 XLA's own count takes the body of a scan once however often it runs. Matrix products only, the
-rest is below 1 %.
+rest is below 1 %, but for the transport, which has none.
 """
 
 from sotglp_jax.clip import Architecture
@@ -29,6 +29,31 @@ def text(arch: Architecture, length: int) -> int:
     w, mlp = arch.text_width, arch.text_mlp
     layers = (arch.text_layers - 1) * _layer(length, length, w, mlp) + _layer(length, 1, w, mlp)
     return layers + 2 * w * arch.embed_dim
+
+
+def plain_text(arch: Architecture) -> int:
+    """Operations per sequence of plain CLIP's text tower: the whole context, every position."""
+    w, length = arch.text_width, arch.context_length
+    return arch.text_layers * _layer(length, length, w, arch.text_mlp) + 2 * w * arch.embed_dim
+
+
+def similarities(arch: Architecture, classes: int, n_global: int, n_local: int) -> int:
+    """Operations per image from both projections to the cosines with every prompt."""
+    w, d, p = arch.vision_width, arch.embed_dim, arch.patches
+    projections = 2 * p * w * w + 2 * (p + 1) * w * d
+    return projections + 2 * classes * d * (n_global + p * n_local)
+
+
+def similarities_backward(arch: Architecture, classes: int, n_global: int, n_local: int) -> int:
+    """The same for the gradients of the text features and of the local projection."""
+    w, d, p = arch.vision_width, arch.embed_dim, arch.patches
+    projection = 2 * p * w * w + 2 * p * w * d
+    return projection + 2 * classes * d * (n_global + 2 * p * n_local)
+
+
+def transport(problems: int, rows: int, columns: int, iterations: int) -> int:
+    """Operations of Sinkhorn: an iteration adds, takes exponentials and sums once per half."""
+    return problems * iterations * 2 * 3 * rows * columns
 
 
 def _layer(tokens: int, read: int, width: int, mlp: int) -> int:

@@ -7,6 +7,7 @@ from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import Run
 
 State = dict  # {"step": int32 (), "key": uint32 key data, "trainable": ..., "opt_state": ...}
@@ -45,13 +46,26 @@ def make_optimizer(run: Run) -> tuple[optax.GradientTransformation, optax.Schedu
 
 def init_state(run: Run) -> State:
     """The state before the first step, a function of the seed."""
-    init_key, step_key = jax.random.split(jax.random.key(run.config.seed))
-    trainable = run.method.init(init_key, run.frozen, len(run.dataset.class_names))
+    n_classes = len(run.dataset.class_names)
+    optimizer, _ = make_optimizer(run)
+    return first_state(run.method, optimizer, run.frozen, n_classes, run.config.seed)
+
+
+def first_state(
+    method: SotGlp,
+    optimizer: optax.GradientTransformation,
+    frozen: dict,
+    n_classes: int,
+    seed: int,
+) -> State:
+    """The same from its parts."""
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    trainable = method.init(init_key, frozen, n_classes)
     return {
         "step": jnp.zeros((), jnp.int32),
         "key": jax.random.key_data(step_key),
         "trainable": trainable,
-        "opt_state": make_optimizer(run)[0].init(trainable),
+        "opt_state": optimizer.init(trainable),
     }
 
 

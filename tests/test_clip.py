@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sotglp_jax import clip, flops
+from sotglp_jax.benchmark import SIZES
 from sotglp_jax.clip.layers import Dense, product
 
 
@@ -90,32 +91,6 @@ def test_bf16_stays_close_and_returns_float32(loaded, images):
         assert 0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
 
 
-def arch(patch, tokens, width, layers, text_width, embed_dim):
-    return clip.Architecture(
-        patch_size=patch,
-        image_tokens=tokens,
-        vision_width=width,
-        vision_layers=layers,
-        vision_heads=width // 64,
-        vision_mlp=4 * width,
-        vocab_size=49408,
-        context_length=77,
-        text_width=text_width,
-        text_layers=12,
-        text_heads=text_width // 64,
-        text_mlp=4 * text_width,
-        embed_dim=embed_dim,
-    )
-
-
-SIZES = {
-    "ViT-B/32": arch(32, 50, 768, 12, 512, 512),
-    "ViT-B/16": arch(16, 197, 768, 12, 512, 512),
-    "ViT-L/14": arch(14, 257, 1024, 24, 768, 768),
-    "ViT-L/14@336": arch(14, 577, 1024, 24, 768, 768),
-}
-
-
 @pytest.mark.parametrize("name", SIZES)
 def test_dual_stream_costs_at_most_13_percent(name):
     size = SIZES[name]
@@ -126,7 +101,9 @@ def test_dual_stream_costs_at_most_13_percent(name):
 @pytest.mark.parametrize("tower", ["vision", "text"])
 def test_flops_agree_with_xla(tower):
     # Two layers, of which the scan holds one, are what XLA counts right.
-    size = dataclasses.replace(arch(16, 197, 256, 2, 256, 64), text_layers=2)
+    two = {"vision_layers": 2, "text_layers": 2, "vision_width": 256, "text_width": 256}
+    mlp = {"vision_mlp": 1024, "text_mlp": 1024, "vision_heads": 4, "text_heads": 4}
+    size = dataclasses.replace(SIZES["ViT-B/16"], **two, **mlp, embed_dim=64)
     towers, shapes = clip.build(size, "quick_gelu"), clip.shapes(size)
     if tower == "vision":
         inputs, ours = [jnp.zeros((1, 224, 224, 3))], flops.vision(size, dual=True)
@@ -149,7 +126,7 @@ def test_float32_products_have_the_exact_gradient():
     x, kernel = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(((4, 3), (3, 5))))
 
     def ours(x, kernel):
-        return jnp.sum(jnp.sin(product(x, kernel)))
+        return jnp.sum(jnp.sin(product("...i,io->...o", x, kernel)))
 
     def plain(x, kernel):
         return jnp.sum(jnp.sin(x @ kernel))

@@ -12,7 +12,7 @@ from sotglp_jax import clip, sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import prompts
 from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp, drop_prompts
-from sotglp_jax.state import sgd
+from sotglp_jax.state import first_state, sgd
 from sotglp_jax.train import jit_step
 
 NAMES = clips.CASE["names"]
@@ -83,15 +83,9 @@ def test_a_step_moves_every_prompt_and_leaves_clip_bit_identical(loaded, classes
     m = method(loaded, global_dropout=0.75)
     # Without weight decay, so that only a gradient moves anything.
     optimizer, mesh = sgd(0.01, 0.9, 0.0), sharding.make_mesh()
-    trainable = m.init(jax.random.key(0), loaded.params, len(NAMES))
-    state = {
-        "step": jnp.zeros((), jnp.int32),
-        "key": jax.random.key_data(jax.random.key(1)),
-        "trainable": trainable,
-        "opt_state": optimizer.init(trainable),
-    }
+    state = first_state(m, optimizer, loaded.params, len(NAMES), seed=0)
     frozen = jax.device_put(loaded.params)
-    before = jax.tree.map(np.array, (trainable, frozen))
+    before = jax.tree.map(np.array, (state["trainable"], frozen))
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype(np.uint8),
         "label": (np.arange(16) % 4).astype(np.int32),
@@ -104,7 +98,7 @@ def test_a_step_moves_every_prompt_and_leaves_clip_bit_identical(loaded, classes
         assert (moved > 0).all(), name
     assert int(state["step"]) == 1 and np.isfinite(metrics["loss"])
     optimised = jax.tree.leaves(state["opt_state"])
-    assert sum(x.size for x in optimised) == sum(x.size for x in jax.tree.leaves(trainable))
+    assert sum(x.size for x in optimised) == sum(x.size for x in jax.tree.leaves(before[0]))
 
 
 def test_masked_images_do_not_count(loaded, classes, image):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 
@@ -21,6 +22,15 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": partial(jax.nn.gelu, approximate=False)}
 
+# Name of what a layer keeps for its backward pass where `keep_products` wraps it.
+KEPT = "product"
+# Results of matrix products are kept for the backward pass, cheap steps between them done again.
+keep_products = partial(
+    nn.remat,
+    policy=jax.checkpoint_policies.save_only_these_names(KEPT),
+    prevent_cse=False,  # needless in a scan
+)
+
 # float32 statistics at any precision; the fast variance cancels on CLIP's large activations.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False)
 
@@ -30,30 +40,37 @@ def product_precision(dtype: jnp.dtype) -> lax.Precision:
     return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
-@jax.custom_vjp
-def product(x: Float[Array, "*n i"], kernel: Float[Array, "i o"]) -> Float[Array, "*n o"]:
-    """x @ kernel in the kernel's dtype, accumulated and returned in float32.
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def product(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """An einsum of two arrays in b's dtype, accumulated and returned in float32.
 
-    So is the backward pass: left to itself, it would multiply by a float32 cotangent.
+    So is its backward pass: left to itself, it would multiply by a float32 cotangent.
+
+    Args:
+      pattern: einsum's; every index is in two of its three parts.
+      a: cast to b's dtype.
+      b: decides the dtype of the products.
     """
-    return _product("...i,io->...o", x.astype(kernel.dtype), kernel)
+    return jnp.einsum(
+        pattern,
+        a.astype(b.dtype),
+        b,
+        precision=product_precision(b.dtype),
+        preferred_element_type=jnp.float32,
+    )
 
 
-def _product(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    precision = product_precision(b.dtype)
-    return jnp.einsum(pattern, a, b, precision=precision, preferred_element_type=jnp.float32)
+def _forward(pattern, a, b):
+    return product(pattern, a, b), (a, b)
 
 
-def _forward(x, kernel):
-    return product(x, kernel), (x, kernel)
-
-
-def _backward(residuals, cotangent):
-    x, kernel = residuals
-    cotangent = cotangent.astype(kernel.dtype)
-    to_x = _product("...o,io->...i", cotangent, kernel)
-    to_kernel = _product("...i,...o->io", x.astype(kernel.dtype), cotangent)
-    return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
+def _backward(pattern, residuals, cotangent):
+    a, b = residuals
+    inputs, out = pattern.split("->")
+    of_a, of_b = inputs.split(",")
+    to_a = product(f"{out},{of_b}->{of_a}", cotangent, b)
+    to_b = product(f"{of_a},{out}->{of_b}", a, cotangent.astype(b.dtype))
+    return to_a.astype(a.dtype), to_b.astype(b.dtype)
 
 
 product.defvjp(_forward, _backward)
@@ -70,18 +87,18 @@ class Dense(nn.Module):
     def __call__(self, x):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        y = product(x, kernel.astype(self.dtype))
+        y = product("...i,io->...o", x, kernel.astype(self.dtype))
         if not self.use_bias:
             return y
         return y + self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 def attend(
-    q: Float[Array, "B T H h"],
-    k: Float[Array, "B S H h"],
-    v: Float[Array, "B S H h"],
-    mask: Bool[Array, "*#BH T S"] | None = None,
-) -> Float[Array, "B T H*h"]:
+    q: Float[Array, "*n T H h"],
+    k: Float[Array, "*n S H h"],
+    v: Float[Array, "*n S H h"],
+    mask: Bool[Array, "*#nH T S"] | None = None,
+) -> Float[Array, "*n T H*h"]:
     """softmax(q kᵀ / √h) v per head; float32 softmax, float32 result.
 
     Args:
@@ -90,12 +107,12 @@ def attend(
       v: values; its dtype is the one the products run in.
       mask: True where a query may look at a key; None means everywhere.
     """
-    logits = _product("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
+    logits = product("...thd,...shd->...hts", q, k) * q.shape[-1] ** -0.5
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = _product("bhts,bshd->bthd", weights, v)
-    return out.reshape(*out.shape[:2], -1)
+    out = product("...hts,...shd->...thd", weights, v)
+    return out.reshape(*out.shape[:-2], -1)
 
 
 class Block(nn.Module):
@@ -120,10 +137,12 @@ class Block(nn.Module):
         self.c_fc = Dense(self.mlp_width, self.dtype)
         self.c_proj = Dense(self.width, self.dtype)
 
-    def split_heads(self, x: Float[Array, "B T W"]) -> Float[Array, "B T H h"]:
+    def split_heads(self, x: Float[Array, "*n W"]) -> Float[Array, "*n H h"]:
         """Cuts the width into heads, in the dtype of the products."""
-        return x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype)
+        x = x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype)
+        return checkpoint_name(x, KEPT)
 
-    def mlp(self, x: Float[Array, "B T W"]) -> Float[Array, "B T W"]:
+    def mlp(self, x: Float[Array, "*n W"]) -> Float[Array, "*n W"]:
         """The layer's second half, residual included."""
-        return x + self.c_proj(ACTIVATIONS[self.activation](self.c_fc(self.ln_2(x))))
+        hidden = checkpoint_name(self.c_fc(self.ln_2(x)), KEPT)
+        return x + self.c_proj(ACTIVATIONS[self.activation](hidden))

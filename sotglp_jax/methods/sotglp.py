@@ -148,14 +148,20 @@ class SotGlp:
         f_local = unit(self._project(frozen, self._adapt(trainable, image.patches)))
         sim_global = cosines("bd,cnd->bcn", f_global, unit(text.global_))
         sim_local = cosines("bpd,cnd->bpcn", f_local, unit(text.local))
+        support, plan, phi = self.match(sim_local)
+        logits = self._logits(jnp.exp(frozen["logit_scale"]), sim_global.mean(-1), phi)
+        return Scores(logits, sim_global, sim_local, support, plan, phi)
+
+    def match(
+        self, sim_local: Float[Array, "B P C Nl"]
+    ) -> tuple[Int[Array, "B C K"], Float[Array, "B C K Nl"], Float[Array, "B C"]]:
+        """Support, plan and φ of the local similarities (equations 8 to 10)."""
         support = transport.support(jax.lax.stop_gradient(sim_local.mean(-1)), self.topk)
         sim_BxCxKxN = jnp.take_along_axis(
             sim_local.transpose(0, 2, 1, 3), support[..., None], axis=2
         )
         plan = self._plan(sim_BxCxKxN)
-        phi = jnp.sum(plan * sim_BxCxKxN, axis=(-2, -1))
-        logits = self._logits(jnp.exp(frozen["logit_scale"]), sim_global.mean(-1), phi)
-        return Scores(logits, sim_global, sim_local, support, plan, phi)
+        return support, plan, jnp.sum(plan * sim_BxCxKxN, axis=(-2, -1))
 
     def loss(
         self,
