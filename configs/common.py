@@ -19,6 +19,20 @@ OFFICIAL = {
     "eurosat": (200, 10, 0.001, "random"),
 }
 KEYS = {"dataset": str, "shots": int, "seed": int, "clip": str, "recipe": str, "targets": str}
+KEYS["variant"] = str
+# The paper's ablations and others, by name: what differs from the full method.
+VARIANTS = {
+    "full": {},
+    "no_vv": {"method.vv": False},
+    "no_proj": {"method.projection": False},
+    "shared_local": {"method.class_specific": False},
+    "no_ot": {"method.matching": "uniform"},
+    "no_topk": {"method.topk": 0},
+    "independent_topk": {"method.matching": "independent"},
+    "global_only": {"method.fusion_weight": 0.0},
+    "local_only": {"method.global_weight": 0.0},
+    "zero_shot": {"method.name": "zeroshot"},
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -40,10 +54,24 @@ def get_config(arg: str = "") -> ConfigDict:
         make_official(config)
     elif config.recipe != "paper":
         raise InputError(f'recipe "{config.recipe}" is unknown: take paper or official.')
+    config.update_from_flattened_dict(overrides(given.get("variant", config.variant)))
     return config
 
 
-def study(config: ConfigDict, arg: str, table: str, shots: tuple[int, ...]) -> ConfigDict:
+def overrides(variant: str) -> dict:
+    """What a variant sets; an unknown name is an `InputError`."""
+    if variant not in VARIANTS:
+        raise InputError(f'variant "{variant}" is unknown: take one of {", ".join(VARIANTS)}.')
+    return {"variant": variant} | VARIANTS[variant]
+
+
+def study(
+    config: ConfigDict,
+    arg: str,
+    table: str,
+    shots: tuple[int, ...],
+    settings: dict[str, dict] | None = None,
+) -> ConfigDict:
     """The same for several runs whose results make one table.
 
     Args:
@@ -51,6 +79,7 @@ def study(config: ConfigDict, arg: str, table: str, shots: tuple[int, ...]) -> C
       arg: the string behind the config file; a seed or a number of shots in it is the only one.
       table: a key of `sotglp_jax.tables.TABLES`.
       shots: of the runs, with each of the field's seeds 1, 2 and 3.
+      settings: by name, what the runs of every seed and number of shots set; None for one setting.
     """
     given = parse(arg)
     config.study = ConfigDict(
@@ -58,6 +87,7 @@ def study(config: ConfigDict, arg: str, table: str, shots: tuple[int, ...]) -> C
             "table": table,
             "shots": (given["shots"],) if "shots" in given else shots,
             "seeds": (given["seed"],) if "seed" in given else (1, 2, 3),
+            "settings": tuple((k, tuple(v.items())) for k, v in (settings or {"": {}}).items()),
         }
     )
     return config
@@ -85,6 +115,7 @@ def paper() -> ConfigDict:
             "shots": 16,
             "seed": 1,
             "recipe": "paper",
+            "variant": "full",
             "targets": (),  # data sets to test on too; "new": the classes that "base" leaves out
             "clip": {"name": "tiny", "activation": ""},  # "": as the weights' source says
             "precision": "bf16",
@@ -110,8 +141,10 @@ def paper() -> ConfigDict:
                 "keep_underscores": False,
                 "n_global": 4,
                 "n_local": 4,
-                "topk": 10,
+                "topk": 10,  # 0 keeps all patches
+                "matching": "transport",  # or "uniform", "independent"
                 "fusion_weight": 0.25,
+                "global_weight": 1.0,
                 "mean_over_prompts": False,
                 "mean_of_branches": False,
                 "global_dropout": 0.75,
@@ -122,7 +155,7 @@ def paper() -> ConfigDict:
                 "vv_first_layer_leak": False,
                 "plan_gradient": "stop",
             },
-            "transport": {"epsilon": 0.1, "iterations": 20},
+            "transport": {"epsilon": 0.1, "iterations": 20, "tau": 1.0},  # tau < 1: unbalanced
             "train": {
                 "epochs": 50,
                 "batch_size": 32,

@@ -21,7 +21,7 @@ flags.DEFINE_string(
 flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on), or evaluate only.")
 
 # These decide other defaults, so they are chosen before those are made.
-CHOSEN_FIRST = {"dataset": "dataset", "clip.name": "clip", "recipe": "recipe"}
+CHOSEN_FIRST = {"dataset": "dataset", "clip.name": "clip", "recipe": "recipe", "variant": "variant"}
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ CHOICES = {
     "data.sampler": fewshot.SAMPLERS,
     "data.classes": ("all", "base", "new"),
     "method.name": ("sotglp", "zeroshot"),
+    "method.matching": ("transport", "uniform", "independent"),
     "method.local_init": ("template", "random", "gram"),
     "method.plan_gradient": ("stop", "unroll"),
 }
@@ -26,8 +27,9 @@ LEAST = {
     "text.chunk": 0,
     "method.n_global": 1,
     "method.n_local": 1,
-    "method.topk": 1,
+    "method.topk": 0,
     "method.fusion_weight": 0,
+    "method.global_weight": 0,
     "method.global_dropout": 0,
     "transport.iterations": 1,
     "train.epochs": 1,
@@ -53,6 +55,12 @@ def validate(config: ConfigDict) -> None:
             )
     if not config.transport.epsilon > 0:
         raise InputError("transport.epsilon must be above 0: 0.1 is the paper's.")
+    if not 0 < config.transport.tau <= 1:
+        raise InputError("transport.tau must be above 0 and at most 1, which is the paper's.")
+    if not config.method.fusion_weight + config.method.global_weight > 0:
+        raise InputError(
+            "method.fusion_weight and method.global_weight are both 0: set one of them."
+        )
     if not config.ood.temperature > 0:
         raise InputError("ood.temperature must be above 0: 1 is the paper's.")
     scale = config.data.crop_scale

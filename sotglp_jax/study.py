@@ -56,10 +56,15 @@ def run_all(config: ConfigDict, folder: str, mode: str) -> None:
     Raises:
       InputError: anything the user can mend.
     """
-    singles = [_single(config, *pair) for pair in itertools.product(*_axes(config))]
-    names = [workdir.default_path(single).name for single in singles]
-    first = names[0].replace(f"-{singles[0].shots}shot-seed{singles[0].seed}", "")
-    base = Path(folder).expanduser() if folder else Path("runs") / f"{config.study.table}-{first}"
+    labels, singles = zip(
+        *(
+            _single(config, *axes)
+            for axes in itertools.product(config.study.settings, *_axes(config))
+        ),
+        strict=True,
+    )
+    names = [_name(*run) for run in zip(labels, singles, strict=True)]
+    base = Path(folder).expanduser() if folder else _base(config)
     for i, (single, name) in enumerate(zip(singles, names, strict=True), start=1):
         if mode == "eval" or not _finished(base / name, single):
             print(f"[{i} of {len(singles)}] {base / name}", flush=True)
@@ -68,6 +73,7 @@ def run_all(config: ConfigDict, folder: str, mode: str) -> None:
             if not (base / name / "results.json").exists():  # stopped by Ctrl-C
                 return
     results = [json.loads((base / name / "results.json").read_text()) for name in names]
+    results = [x | {"label": label} for x, label in zip(results, labels, strict=True)]
     print(tables.TABLES[config.study.table](results))
 
 
@@ -81,11 +87,22 @@ def _axes(config: ConfigDict) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return shots, seeds
 
 
-def _single(config: ConfigDict, shots: int, seed: int) -> ConfigDict:
+def _single(config: ConfigDict, setting: tuple, shots: int, seed: int) -> tuple[str, ConfigDict]:
+    label, overrides = setting
     single = ConfigDict(config.to_dict())
     del single.study
     single.shots, single.seed = shots, seed
-    return single
+    single.update_from_flattened_dict(dict(overrides))
+    return label, single
+
+
+def _name(label: str, single: ConfigDict) -> str:
+    name = workdir.default_path(single).name
+    return name if not label or name.endswith(f"-{label}") else f"{name}-{label}"
+
+
+def _base(config: ConfigDict) -> Path:
+    return Path("runs") / f"{config.study.table}-{workdir.subject(config)}"
 
 
 def _finished(folder: Path, config: ConfigDict) -> bool:

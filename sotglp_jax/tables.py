@@ -109,7 +109,8 @@ def few_shot(results: Sequence[dict]) -> str:
     for result in results:
         column = f"{result['protocol']['shots']}-shot"
         for name, title in CLASSIFIERS.items():
-            cells.setdefault(title, {}).setdefault(column, []).append(result["accuracy"][name])
+            if name in result["accuracy"]:
+                cells.setdefault(title, {}).setdefault(column, []).append(result["accuracy"][name])
     return _text(_title(results), cells)
 
 
@@ -134,10 +135,24 @@ def base_to_new(results: Sequence[dict]) -> str:
     return _text(_title(results), cells, _marked(results))
 
 
+def settings(results: Sequence[dict]) -> str:
+    """Accuracy by setting, over the seeds."""
+    check_comparable(results)
+    cells: Cells = {}
+    for result in results:
+        row = cells.setdefault(result["label"], {})
+        for name, title in CLASSIFIERS.items():
+            if name in result["accuracy"]:
+                column = title.removeprefix("SOT-GLP, ")
+                row.setdefault(column, []).append(result["accuracy"][name])
+    return _text(_title(results), cells)
+
+
 TABLES: dict[str, Callable[[Sequence[dict]], str]] = {
     "few_shot": few_shot,
     "base_to_new": base_to_new,
     "transfer": transfer,
+    "settings": settings,
 }
 
 

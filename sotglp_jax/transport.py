@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 
 def plan(
-    sim: Float[Array, "*problems K N"], epsilon: float, iterations: int
+    sim: Float[Array, "*problems K N"], epsilon: float, iterations: int, tau: float = 1.0
 ) -> Float[Array, "*problems K N"]:
-    """The balanced plan T with uniform marginals 1/K and 1/N for the cost 1 - sim (equation 9).
+    """The plan T with uniform marginals 1/K and 1/N for the cost 1 - sim (equation 9).
 
     Log-domain Sinkhorn (https://arxiv.org/abs/1306.0895) with a fixed number of iterations, so
     that one problem's plan does not depend on its neighbours and gradients through the iterations
@@ -20,9 +20,11 @@ def plan(
       sim: cosine similarities; any number of leading problem axes. Cast to float32.
       epsilon: entropic regularisation, in units of the cost. 0.1 in the paper.
       iterations: Sinkhorn iterations.
+      tau: 1 keeps the marginals, as the paper does; below, they are kept softly, with penalties
+        ε τ / (1 - τ) on their divergence (https://arxiv.org/abs/1607.05816).
 
     Returns:
-      float32 plans, each summing to 1.
+      float32 plans, each summing to 1 where τ is 1.
     """
     geometry, linear_problem, sinkhorn = _import_ott()
     problems = sim.astype(jnp.float32).reshape(-1, *sim.shape[-2:])
@@ -36,7 +38,7 @@ def plan(
 
     def solve(sim_KxN):
         geom = geometry.Geometry(cost_matrix=1.0 - sim_KxN, epsilon=epsilon)
-        return solver(linear_problem.LinearProblem(geom)).matrix
+        return solver(linear_problem.LinearProblem(geom, tau_a=tau, tau_b=tau)).matrix
 
     return jax.vmap(solve)(problems).reshape(sim.shape)
 
@@ -52,9 +54,9 @@ def _import_ott():
     return geometry, linear_problem, sinkhorn
 
 
-def support(saliency: Float[Array, "B P C"], k: int) -> Int[Array, "B C k"]:
+def support(saliency: Float[Array, "B P *C"], k: int) -> Int[Array, "B *C k"]:
     """Indices of the k most salient patches per image and class, best first (equation 8)."""
-    return jax.lax.top_k(saliency.swapaxes(1, 2), k)[1]
+    return jax.lax.top_k(jnp.moveaxis(saliency, 1, -1), k)[1]
 
 
 def normalised_entropy(plans: Float[Array, "... K N"]) -> Float[Array, "..."]:

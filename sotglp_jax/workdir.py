@@ -34,19 +34,24 @@ PACKAGES += ("pillow", "scikit-learn")
 
 
 def default_path(config: ConfigDict) -> Path:
-    """runs/<dataset>-<clip>-<shots>shot-seed<seed>, or -zeroshot; -base or -new at the end."""
-    tail = (
-        "zeroshot" if config.method.name == "zeroshot" else f"{config.shots}shot-seed{config.seed}"
-    )
+    """runs/<dataset>-<clip>-<shots>shot-seed<seed>, or -zeroshot; half and variant at the end."""
+    tail = f"{config.shots}shot-seed{config.seed}" if config.shots else "zeroshot"
     if config.data.classes != "all":
         tail += f"-{config.data.classes}"
+    if config.shots and config.variant != "full":
+        tail += f"-{config.variant}"
+    return Path("runs") / f"{subject(config)}-{tail}"
+
+
+def subject(config: ConfigDict) -> str:
+    """<dataset>-<clip>, fit for a file's name."""
     stem = Path(config.dataset).stem if config.dataset.endswith(".json") else config.dataset
     # A path's own name, but both halves of ViT-B/16.
     stem = Path(stem).absolute().name
     model = config.clip.name
     if model not in hub.OPENAI and "/" in model:
         model = Path(model).stem if Path(model).is_file() else Path(model).absolute().name
-    return Path("runs") / re.sub(r"[^\w.@-]+", "-", f"{stem}-{model}-{tail}")
+    return re.sub(r"[^\w.@-]+", "-", f"{stem}-{model}")
 
 
 def check_same(workdir: Path, settings: dict, images: Sequence[str]) -> None:

@@ -196,3 +196,55 @@ def test_scores_are_finite_for_one_class_and_one_prompt(loaded, image):
         np.isfinite(x).all()
         for x in jax.tree.leaves(m.score(trainable, loaded.params, text, image))
     )
+
+
+@pytest.fixture(scope="module")
+def sim_local():
+    return np.random.default_rng(1).uniform(-0.2, 0.5, (2, 16, 3, 2)).astype(np.float32)
+
+
+def test_without_transport_phi_is_the_mean_over_the_support(loaded, sim_local):
+    support, plan, phi = method(loaded, matching="uniform").match(sim_local)
+    for b, c in np.ndindex(2, 3):
+        np.testing.assert_array_equal(
+            support[b, c], np.argsort(-sim_local[b, :, c].mean(-1), kind="stable")[:5]
+        )
+        np.testing.assert_allclose(phi[b, c], sim_local[b, support[b, c], c].mean(), rtol=1e-5)
+    np.testing.assert_allclose(plan, 1 / 10)
+
+
+def test_independent_prompts_have_their_own_patches(loaded, sim_local):
+    support, _, phi = method(loaded, matching="independent").match(sim_local)
+    assert support.shape == (2, 3, 5, 2)
+    own = -np.sort(-sim_local, axis=1)[:, :5]
+    np.testing.assert_allclose(phi, own.mean((1, 3)), rtol=1e-5)
+    for b, c, n in np.ndindex(2, 3, 2):
+        np.testing.assert_array_equal(
+            support[b, c, :, n], np.argsort(-sim_local[b, :, c, n], kind="stable")[:5]
+        )
+
+
+def test_topk_0_keeps_all_patches(loaded, sim_local):
+    support, plan, _ = method(loaded, topk=0).match(sim_local)
+    assert plan.shape == (2, 3, 16, 2) and set(np.asarray(support[0, 0])) == set(range(16))
+    whole = method(loaded, topk=16).match(sim_local)
+    np.testing.assert_array_equal(phi := method(loaded, topk=0).match(sim_local)[2], whole[2])
+    np.testing.assert_allclose(
+        method(loaded, topk=0, matching="uniform").match(sim_local)[2],
+        (sim_local.mean((1, 3))),
+        rtol=1e-4,
+    )
+    assert np.isfinite(phi).all()
+
+
+def test_a_branch_of_weight_0_has_no_say(loaded, classes, image):
+    for options, alone in (({"fusion_weight": 0.0}, "global"), ({"global_weight": 0.0}, "local")):
+        only = method(loaded, **options)
+        trainable = only.init(jax.random.key(0), loaded.params, len(NAMES))
+        logits = scores(only, trainable, loaded, classes, image).logits
+        np.testing.assert_array_equal(logits["fused"].argmax(-1), logits[alone].argmax(-1))
+        (_, metrics), grads = loss_and_gradient(only, trainable, loaded, classes, image)
+        weight = only.global_weight or only.fusion_weight
+        np.testing.assert_allclose(metrics["loss"], weight * metrics[f"loss_{alone}"], rtol=1e-6)
+        other = {"global": "local_prompts", "local": "global_prompts"}[alone]
+        assert not np.any(grads[other]) and np.any(grads[f"{alone}_prompts"])

@@ -62,3 +62,12 @@ def test_support_is_the_k_most_salient_best_first():
     saliency = np.random.default_rng(2).permutation(24).reshape(2, 6, 2).astype(np.float32)
     expected = np.argsort(-saliency, axis=1)[:, :3].swapaxes(1, 2)
     np.testing.assert_array_equal(transport.support(saliency, 3), expected)
+
+
+def test_unbalanced_plans_keep_the_marginals_softly():
+    sim = jax.random.uniform(jax.random.key(0), (3, 8, 4))
+    balanced, nearly, soft = (transport.plan(sim, 0.1, 200, tau) for tau in (1.0, 0.999, 0.5))
+    np.testing.assert_allclose(nearly, balanced, rtol=0.05)
+    rows = {name: np.asarray(x.sum(-1)) for name, x in (("balanced", balanced), ("soft", soft))}
+    np.testing.assert_allclose(rows["balanced"], 1 / 8, rtol=1e-4)
+    assert np.abs(rows["soft"] - 1 / 8).max() > 0.01  # similar patches get more

@@ -60,13 +60,17 @@ class SotGlp:
       template_ids: token ids of the template that prompts start from; M is their number.
       n_global: N_g, global prompts.
       n_local: N_l, local prompts per class.
-      topk: K, patches kept per image and class.
+      topk: K, patches kept per image and class; 0 keeps all.
+      matching: "transport" shares the kept patches out among the prompts; "uniform" averages over
+        them; "independent" averages over each prompt's own K patches, as GalLoP does.
       epsilon: entropic regularisation of the transport.
       iterations: Sinkhorn iterations.
+      tau: see `transport.plan`.
       plan_gradient: "stop" takes the plan as a constant, "unroll" differentiates the solver.
       fusion_weight: λ, weight of the local branch in the loss and in the prediction.
+      global_weight: the same of the global branch; 1 in the paper.
       mean_over_prompts: divide φ by N_l (recipe official).
-      mean_of_branches: divide the fused logit by 1 + λ (recipe official).
+      mean_of_branches: divide the fused logit by the branches' weights (recipe official).
       global_dropout: share of the global prompts left out per training image.
       local_init: "template", "random" or "gram".
       class_specific: local prompts per class; False is one pool shared by all classes.
@@ -79,10 +83,13 @@ class SotGlp:
     n_global: int = 4
     n_local: int = 4
     topk: int = 10
+    matching: str = "transport"
     epsilon: float = 0.1
     iterations: int = 20
+    tau: float = 1.0
     plan_gradient: str = "stop"
     fusion_weight: float = 0.25
+    global_weight: float = 1.0
     mean_over_prompts: bool = False
     mean_of_branches: bool = False
     global_dropout: float = 0.75
@@ -155,11 +162,19 @@ class SotGlp:
     def match(
         self, sim_local: Float[Array, "B P C Nl"]
     ) -> tuple[Int[Array, "B C K"], Float[Array, "B C K Nl"], Float[Array, "B C"]]:
-        """Support, plan and φ of the local similarities (equations 8 to 10)."""
-        support = transport.support(jax.lax.stop_gradient(sim_local.mean(-1)), self.topk)
-        sim_BxCxKxN = jnp.take_along_axis(
-            sim_local.transpose(0, 2, 1, 3), support[..., None], axis=2
-        )
+        """Support, plan and φ of the local similarities (equations 8 to 10).
+
+        With independent matching each prompt has a support of its own, (B, C, K, N_l).
+        """
+        kept = self.topk or sim_local.shape[1]
+        constant = jax.lax.stop_gradient(sim_local)
+        if self.matching == "independent":
+            support = jnp.moveaxis(transport.support(constant, kept), -1, 2)
+            chosen = support
+        else:
+            support = transport.support(constant.mean(-1), kept)
+            chosen = support[..., None]
+        sim_BxCxKxN = jnp.take_along_axis(sim_local.transpose(0, 2, 1, 3), chosen, axis=2)
         plan = self._plan(sim_BxCxKxN)
         return support, plan, jnp.sum(plan * sim_BxCxKxN, axis=(-2, -1))
 
@@ -190,7 +205,7 @@ class SotGlp:
         s_global = scale * drop_prompts(scores.sim_global, self.global_dropout, key)
         loss_global = losses.cross_entropy(s_global, labels, mask)
         loss_local = losses.cross_entropy(scores.logits["local"], labels, mask)
-        total = loss_global + self.fusion_weight * loss_local
+        total = self.global_weight * loss_global + self.fusion_weight * loss_local
         entropy = transport.normalised_entropy(scores.plan).mean(-1)
         metrics = {
             "loss": total,
@@ -212,16 +227,18 @@ class SotGlp:
         return self.towers.vision.apply({"params": frozen["vision"]}, features, method="project")
 
     def _plan(self, sim: Float[Array, "B C K Nl"]) -> Float[Array, "B C K Nl"]:
+        if self.matching != "transport":
+            return jnp.full_like(sim, 1 / (sim.shape[-2] * sim.shape[-1]))
         constant = self.plan_gradient == "stop"
         sim = jax.lax.stop_gradient(sim) if constant else sim
-        return transport.plan(sim, self.epsilon, self.iterations)
+        return transport.plan(sim, self.epsilon, self.iterations, self.tau)
 
     def _logits(self, scale, sim_global: Float[Array, "B C"], phi: Float[Array, "B C"]) -> dict:
         s_global = scale * sim_global
         s_local = scale * (phi / self.n_local if self.mean_over_prompts else phi)
-        fused = s_global + self.fusion_weight * s_local
+        fused = self.global_weight * s_global + self.fusion_weight * s_local
         if self.mean_of_branches:
-            fused = fused / (1 + self.fusion_weight)
+            fused = fused / (self.global_weight + self.fusion_weight)
         return {"fused": fused, "global": s_global, "local": s_local}
 
 

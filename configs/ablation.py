@@ -1,0 +1,21 @@
+"""The paper's ablations (Tables 2 and 3) and more: every variant, seeds 1 to 3.
+
+    python -m sotglp_jax.main --config=configs/ablation.py
+    python -m sotglp_jax.main --config=configs/ablation.py:dataset=eurosat,clip=ViT-B/16
+
+The digits come with their out-of-distribution sets, ImageNet with the field's.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, ood
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The shared configuration for every variant."""
+    config = ood.get_config(arg)
+    if config.dataset not in ("digits", "imagenet"):
+        config.ood.sets = ()
+    settings = {name: common.overrides(name) for name in common.VARIANTS}
+    settings["zero_shot"]["ood.sets"] = ()
+    return common.study(config, arg, "settings", (16,), settings)
