@@ -145,6 +145,9 @@ def paper() -> ConfigDict:
                 "matching": "transport",  # or "uniform", "independent"
                 "fusion_weight": 0.25,
                 "global_weight": 1.0,
+                # λ of the prediction: "fixed" as in training, "validated" on the validation shots
+                # after it, or "learned" with the prompts.
+                "fusion": "fixed",
                 "mean_over_prompts": False,
                 "mean_of_branches": False,
                 "global_dropout": 0.75,

@@ -1,16 +1,17 @@
 """Evaluation of a run: accuracies, results.json and the table."""
 
+import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sotglp_jax import cache, hosts, sharding, tables, workdir
+from sotglp_jax import cache, fusion, hosts, sharding, tables, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import fewshot, loader, transforms
 from sotglp_jax.data.sources import Source
@@ -41,15 +42,18 @@ def evaluate(run: Run) -> None:
 def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
     """Measures all accuracies on the test images, writes results.json and prints the table."""
     began = time.monotonic()
-    accuracy = measure(run, mesh, state)
+    weights = _fusion(run, mesh, state) if run.method else None
+    if weights and not run.method.learn_fusion:
+        run = _with_fusion(run, *weights)
     results = {
-        "accuracy": accuracy,
+        "accuracy": measure(run, mesh, state),
         "images": {"train": len(run.train), "test": len(run.dataset.test)},
         "protocol": protocol(run),
         "targets": {
             name: _on_target(run, target, mesh, state) for name, target in run.targets.items()
         },
         "config": run.settings,
+        "fusion": weights and dict(zip(("global", "local"), weights, strict=True)),
         "step": int(state["step"]),
         "seconds": {"train": train_seconds, "test": time.monotonic() - began},
         "versions": workdir.versions(),
@@ -59,6 +63,42 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
     workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
     print(tables.of_run(results))
     print(f"run folder: {run.workdir}")
+
+
+def _fusion(run: Run, mesh: Mesh, state: dict) -> tuple[float, float]:
+    """Weights of the global and the local branch in the prediction."""
+    method = run.method
+    if method.learn_fusion:
+        return method.global_weight, float(np.exp(state["trainable"]["log_fusion"]))
+    if run.config.method.fusion == "fixed":
+        return method.global_weight, method.fusion_weight
+    score = _scorer(run, mesh, state, fusion.measure)
+    return fusion.choose(score(run.dataset.val, "validating"), method.fusion_weight)
+
+
+def _with_fusion(run: Run, of_global: float, of_local: float) -> Run:
+    def weigh(run: Run) -> Run:
+        if not isinstance(run.method, SotGlp):
+            return run
+        method = dataclasses.replace(run.method, global_weight=of_global, fusion_weight=of_local)
+        return dataclasses.replace(run, method=method)
+
+    targets = {name: weigh(target) for name, target in run.targets.items()}
+    return dataclasses.replace(weigh(run), targets=targets)
+
+
+def _scorer(run: Run, mesh: Mesh, state: dict, measure: Callable) -> Callable:
+    """A function of (source, title) that yields what `measure` gives for every batch."""
+    frozen, trained = jax.device_put((run.frozen, state["trainable"]), sharding.replicated(mesh))
+    text = jax.jit(run.method.encode_classes)(trained, frozen, run.classes)
+    whole = sharding.replicated(mesh)  # on every process
+    step = jax.jit(functools.partial(measure, method=run.method), out_shardings=whole)
+
+    def score(source: Source, title: str) -> Iterator[dict]:
+        for batch in _batches(run, source, mesh, title):
+            yield jax.device_get(step(frozen, trained, text, batch))
+
+    return score
 
 
 def _on_target(run: Run, target: Run, mesh: Mesh, state: dict) -> dict:
@@ -76,25 +116,10 @@ def _on_target(run: Run, target: Run, mesh: Mesh, state: dict) -> dict:
 
 def _detect(run: Run, mesh: Mesh, state: dict) -> dict:
     """Results of out-of-distribution detection; all scores go into ood_scores.npz."""
-    temperature = run.config.ood.temperature
-    frozen, trained = jax.device_put((run.frozen, state["trainable"]), sharding.replicated(mesh))
-    text = jax.jit(run.method.encode_classes)(trained, frozen, run.classes)
-    measure = functools.partial(
-        jax.jit(
-            functools.partial(ood.measure, method=run.method, temperature=temperature),
-            out_shardings=sharding.replicated(mesh),  # whole on every process
-        ),
-        frozen,
-        trained,
-        text,
-    )
+    temperature, classes = run.config.ood.temperature, len(run.dataset.class_names)
+    score = _scorer(run, mesh, state, functools.partial(ood.measure, temperature=temperature))
     sources = {"test": run.dataset.test} | run.ood
-    scores = {
-        name: ood.collect(
-            map(measure, _batches(run, source, mesh, name)), len(run.dataset.class_names)
-        )
-        for name, source in sources.items()
-    }
+    scores = {name: ood.collect(score(source, name), classes) for name, source in sources.items()}
     if hosts.first():
         arrays = {f"{s}/{k}": x for s, named in scores.items() for k, x in named.items()}
         np.savez(run.workdir / "ood_scores.npz", **arrays)

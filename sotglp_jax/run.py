@@ -29,7 +29,7 @@ class Run:
       config: the resolved configuration.
       settings: the same, flat, and the fingerprint of CLIP's weights.
       workdir: the run folder; not there before `workdir.create`.
-      dataset: class names and test images; its train part holds the shots alone.
+      dataset: class names and test images; its train and val parts hold the shots alone.
       arch: CLIP's dimensions.
       method: the method to train, None where nothing is learned.
       zero_shot: CLIP's own classifier on the same towers.
@@ -119,7 +119,7 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
         name: dataclasses.replace(run, **read(other), method=_method_on(run, other), ood={})
         for name, other in others.items()
     }
-    sources = [dataset.train, dataset.test, *(other.test for other in others.values())]
+    sources = [dataset.train, dataset.val, dataset.test, *(other.test for other in others.values())]
     sources += ood.values()
     loader.check_images([_share(source) for source in sources])
     return dataclasses.replace(run, targets=targets)
@@ -143,11 +143,16 @@ def _outside(config: ConfigDict, name: str) -> Source:
 
 
 def _with_shots(config: ConfigDict, dataset: Dataset, learns: bool) -> Dataset:
-    """The run's classes with their shots for a training part."""
-    train = dataset.train.take(())
+    """The run's classes with their shots for training and validation parts."""
+    train, val = dataset.train.take(()), dataset.val.take(())
     if learns:
-        train, _ = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
-    return _classes(dataclasses.replace(dataset, train=train), config.data.classes)
+        train, val = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
+    if config.method.fusion == "validated" and not len(val):
+        raise InputError(
+            f"{dataset.name} gives no validation images to this run, which method.fusion=validated "
+            "needs: set --config.method.fusion=fixed or learned."
+        )
+    return _classes(dataclasses.replace(dataset, train=train, val=val), config.data.classes)
 
 
 def _target(config: ConfigDict, whole: Dataset, name: str) -> Dataset:
@@ -204,6 +209,7 @@ def _method(config: ConfigDict, towers: clip.Towers, tokenizer: Tokenizer) -> So
             f"--config.method.context to words of 1 to {most} tokens."
         )
     options = {**config.method, **config.transport, "chunk": config.text.chunk}
+    options["learn_fusion"] = config.method.fusion == "learned"
     known = {field.name for field in dataclasses.fields(SotGlp)}
     return SotGlp(
         towers,

@@ -17,6 +17,7 @@ CHOICES = {
     "data.classes": ("all", "base", "new"),
     "method.name": ("sotglp", "zeroshot"),
     "method.matching": ("transport", "uniform", "independent"),
+    "method.fusion": ("fixed", "validated", "learned"),
     "method.local_init": ("template", "random", "gram"),
     "method.plan_gradient": ("stop", "unroll"),
 }
@@ -57,6 +58,8 @@ def validate(config: ConfigDict) -> None:
         raise InputError("transport.epsilon must be above 0: 0.1 is the paper's.")
     if not 0 < config.transport.tau <= 1:
         raise InputError("transport.tau must be above 0 and at most 1, which is the paper's.")
+    if config.method.fusion == "learned" and not config.method.fusion_weight > 0:
+        raise InputError("method.fusion=learned starts from method.fusion_weight: set it above 0.")
     if not config.method.fusion_weight + config.method.global_weight > 0:
         raise InputError(
             "method.fusion_weight and method.global_weight are both 0: set one of them."

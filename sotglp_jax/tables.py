@@ -35,6 +35,12 @@ def of_run(results: dict) -> str:
         f"{images['test']} test images, seed {protocol['seed']}",
         *_accuracies(results["accuracy"]),
     ]
+    if results["config"]["method.fusion"] != "fixed":
+        lines.append(
+            "  fused with weights {global:.3g} global, {local:.3g} local".format(
+                **results["fusion"]
+            )
+        )
     titles = _titles(results)
     for name, target in results["targets"].items():
         title = f"{protocol['dataset']}, new classes" if name == "new" else titles[name]

@@ -248,3 +248,19 @@ def test_a_branch_of_weight_0_has_no_say(loaded, classes, image):
         np.testing.assert_allclose(metrics["loss"], weight * metrics[f"loss_{alone}"], rtol=1e-6)
         other = {"global": "local_prompts", "local": "global_prompts"}[alone]
         assert not np.any(grads[other]) and np.any(grads[f"{alone}_prompts"])
+
+
+def test_a_learned_fusion_leaves_the_prompts_gradients_alone(loaded, classes, image):
+    fixed, learned = method(loaded), method(loaded, learn_fusion=True)
+    trainable = learned.init(jax.random.key(0), loaded.params, len(NAMES))
+    np.testing.assert_allclose(np.exp(trainable["log_fusion"]), learned.fusion_weight, rtol=1e-6)
+    plain = {name: x for name, x in trainable.items() if name != "log_fusion"}
+    (_, metrics), ours = loss_and_gradient(learned, trainable, loaded, classes, image)
+    _, theirs = loss_and_gradient(fixed, plain, loaded, classes, image)
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-6)
+    assert ours["log_fusion"] != 0
+    np.testing.assert_allclose(metrics["fusion_weight"], learned.fusion_weight, rtol=1e-6)
+    doubled = trainable | {"log_fusion": trainable["log_fusion"] + np.log(2.0)}
+    a, b = (scores(learned, t, loaded, classes, image).logits for t in (trainable, doubled))
+    np.testing.assert_allclose(b["fused"] - b["global"], 2 * (a["fused"] - a["global"]), atol=1e-4)

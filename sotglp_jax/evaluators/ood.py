@@ -47,7 +47,7 @@ def measure(
 
 def collect(parts: Iterable[Mapping], classes: int) -> dict[str, np.ndarray]:
     """The scores of a set of images, float64, from what `measure` gave for its batches."""
-    parts = [jax.device_get(part) for part in parts]
+    parts = list(parts)
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     whole = {name: x[whole["mask"]] for name, x in whole.items()}
     for name in ("mcm", "l_mcm"):

@@ -69,6 +69,7 @@ class SotGlp:
       plan_gradient: "stop" takes the plan as a constant, "unroll" differentiates the solver.
       fusion_weight: λ, weight of the local branch in the loss and in the prediction.
       global_weight: the same of the global branch; 1 in the paper.
+      learn_fusion: learn the λ of the prediction too, one scalar that starts from `fusion_weight`.
       mean_over_prompts: divide φ by N_l (recipe official).
       mean_of_branches: divide the fused logit by the branches' weights (recipe official).
       global_dropout: share of the global prompts left out per training image.
@@ -90,6 +91,7 @@ class SotGlp:
     plan_gradient: str = "stop"
     fusion_weight: float = 0.25
     global_weight: float = 1.0
+    learn_fusion: bool = False
     mean_over_prompts: bool = False
     mean_of_branches: bool = False
     global_dropout: float = 0.75
@@ -111,7 +113,7 @@ class SotGlp:
 
         Returns:
           global_prompts (N_g, M, D_t); local_prompts (C, N_l, M, D_t), without C when shared;
-          local_projection (W, W), applied as patches @ local_projection.
+          local_projection (W, W), applied as patches @ local_projection; log_fusion ().
         """
         template = frozen["text"]["token_embedding"][np.array(self.template_ids)]
         shape = (n_classes,) * self.class_specific + (self.n_local, *template.shape)
@@ -126,6 +128,8 @@ class SotGlp:
         }
         if self.projection:
             trainable["local_projection"] = jnp.eye(self.towers.vision.width)
+        if self.learn_fusion:
+            trainable["log_fusion"] = jnp.log(jnp.float32(self.fusion_weight))
         return trainable
 
     def select_classes(self, trainable: dict, labels: tuple[int, ...]) -> dict:
@@ -156,7 +160,8 @@ class SotGlp:
         sim_global = cosines("bd,cnd->bcn", f_global, unit(text.global_))
         sim_local = cosines("bpd,cnd->bpcn", f_local, unit(text.local))
         support, plan, phi = self.match(sim_local)
-        logits = self._logits(jnp.exp(frozen["logit_scale"]), sim_global.mean(-1), phi)
+        weight = jnp.exp(trainable["log_fusion"]) if self.learn_fusion else self.fusion_weight
+        logits = self._logits(jnp.exp(frozen["logit_scale"]), sim_global.mean(-1), phi, weight)
         return Scores(logits, sim_global, sim_local, support, plan, phi)
 
     def match(
@@ -206,6 +211,8 @@ class SotGlp:
         loss_global = losses.cross_entropy(s_global, labels, mask)
         loss_local = losses.cross_entropy(scores.logits["local"], labels, mask)
         total = self.global_weight * loss_global + self.fusion_weight * loss_local
+        if self.learn_fusion:
+            total += losses.cross_entropy(scores.logits["fused"], labels, mask)
         entropy = transport.normalised_entropy(scores.plan).mean(-1)
         metrics = {
             "loss": total,
@@ -213,6 +220,8 @@ class SotGlp:
             "loss_local": loss_local,
             "plan_entropy": losses.masked_mean(entropy, mask),
         }
+        if self.learn_fusion:
+            metrics["fusion_weight"] = jnp.exp(trainable["log_fusion"])
         for name, logits in scores.logits.items():
             metrics[f"accuracy_{name}"] = losses.accuracy(logits, labels, mask)
         return total, metrics
@@ -233,12 +242,17 @@ class SotGlp:
         sim = jax.lax.stop_gradient(sim) if constant else sim
         return transport.plan(sim, self.epsilon, self.iterations, self.tau)
 
-    def _logits(self, scale, sim_global: Float[Array, "B C"], phi: Float[Array, "B C"]) -> dict:
+    def _logits(
+        self, scale, sim_global: Float[Array, "B C"], phi: Float[Array, "B C"], weight
+    ) -> dict:
         s_global = scale * sim_global
         s_local = scale * (phi / self.n_local if self.mean_over_prompts else phi)
-        fused = self.global_weight * s_global + self.fusion_weight * s_local
+        branches = s_global, s_local
+        if self.learn_fusion:  # the branches learn from losses of their own
+            branches = jax.lax.stop_gradient(branches)
+        fused = self.global_weight * branches[0] + weight * branches[1]
         if self.mean_of_branches:
-            fused = fused / (self.global_weight + self.fusion_weight)
+            fused = fused / (self.global_weight + weight)
         return {"fused": fused, "global": s_global, "local": s_local}
 
 
