@@ -1,0 +1,35 @@
+"""Numbers of the paper's claim that prompts specialise."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sotglp_jax.evaluators import specialisation
+
+
+def test_overlap_is_the_mean_jaccard_of_the_top_three():
+    sim = np.zeros((2, 8, 3), np.float32)
+    sim[0, :3] = 1.0  # all prompts, the same patches
+    sim[1, [0, 1, 2], 0] = sim[1, [2, 3, 4], 1] = sim[1, [5, 6, 7], 2] = 1.0
+    values = specialisation.overlap(sim)
+    np.testing.assert_allclose(values, [1.0, (1 / 5 + 0 + 0) / 3], rtol=1e-6)
+    assert specialisation.overlap(sim[..., :1]).tolist() == [0.0, 0.0]
+
+
+def test_sums_are_of_the_labels_prompts_and_leave_padding_out():
+    rng = np.random.default_rng(0)
+    plan = rng.dirichlet(np.ones(12), (3, 2)).reshape(3, 2, 4, 3).astype(np.float32)
+    sim = rng.uniform(size=(3, 8, 2, 3)).astype(np.float32)
+    scores = types.SimpleNamespace(plan=jnp.array(plan), sim_local=jnp.array(sim))
+    labels, mask = np.array([1, 0, 1]), np.array([True, True, False])
+    found = specialisation.sums(scores, labels, mask)
+    of_label = plan[[0, 1], [1, 0]]
+    entropy = -(of_label * np.log(of_label)).sum((1, 2)) / np.log(12)
+    assert found["plan_entropy"] == pytest.approx(entropy.sum(), rel=1e-5)
+    share = np.stack([(of_label.argmax(-1) == n).mean(1) for n in range(3)], -1).sum(0)
+    np.testing.assert_allclose(found["share"], share, rtol=1e-6)
+    assert found["share"].sum() == pytest.approx(2.0)
+    expected = specialisation.overlap(sim[[0, 1], :, [1, 0]]).sum()
+    assert found["overlap"] == pytest.approx(expected, rel=1e-6)
