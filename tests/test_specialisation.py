@@ -23,7 +23,7 @@ def test_sums_are_of_the_labels_prompts_and_leave_padding_out():
     plan = rng.dirichlet(np.ones(12), (3, 2)).reshape(3, 2, 4, 3).astype(np.float32)
     sim = rng.uniform(size=(3, 8, 2, 3)).astype(np.float32)
     scores = types.SimpleNamespace(plan=jnp.array(plan), sim_local=jnp.array(sim))
-    labels, mask = np.array([1, 0, 1]), np.array([True, True, False])
+    labels, mask = jnp.array([1, 0, 1]), jnp.array([True, True, False])
     found = specialisation.sums(scores, labels, mask)
     of_label = plan[[0, 1], [1, 0]]
     entropy = -(of_label * np.log(of_label)).sum((1, 2)) / np.log(12)
