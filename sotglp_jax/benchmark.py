@@ -25,6 +25,7 @@ from absl import flags
 
 from sotglp_jax import clip, flops, sharding
 from sotglp_jax.clip.tokenizer import Tokens
+from sotglp_jax.data import loader, speed
 from sotglp_jax.errors import run_command
 from sotglp_jax.evaluators import classification
 from sotglp_jax.methods.sotglp import SotGlp
@@ -373,18 +374,38 @@ def print_flops(case: Case) -> None:
     print(json.dumps(line | {k: getattr(case, k) for k in line if hasattr(case, k)}))
 
 
+def print_input(case: Case) -> None:
+    """Images/s of decoding, resizing and batching, and of the bare Pillow calls in a plain pool."""
+    size, device = case.arch.image_size, f"{loader.cores()} cores"
+    print(f"{'workers':>7}{'images/s':>10}{'plain pool':>12}{'share':>7}   median of {speed.TIMES}")
+    lines = []
+    for workers in range(loader.cores() + 1):
+        times = speed.measure(workers, case.batch, size)
+        seconds = sorted(case.batch / x["ours"] for x in times)
+        rate, pool = (statistics.median(x[key] for x in times) for key in ("ours", "pool"))
+        share = statistics.median(x["ours"] / x["pool"] for x in times)
+        print(f"{workers:>7}{rate:>10.0f}{pool:>12.0f}{share:>7.0%}", flush=True)
+        line = {"what": "input", "clip": case.clip, "batch": case.batch, "device": device}
+        line |= {"median_s": statistics.median(seconds), "spread_s": seconds[-1] - seconds[0]}
+        line |= {"images_per_s": rate, "workers": workers, "pool_images_per_s": pool}
+        lines.append(json.dumps(dict.fromkeys(KEYS) | line))
+    print("\n".join(lines))
+
+
 def main(_: list[str]) -> None:
     """Runs what the flags say."""
     values = flags.FLAGS
     case = Case(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Case)})
     if values.what == "flops":
         print_flops(case)
+    elif values.what == "input":
+        print_input(case)
     else:
         print_measurement(values.what, case)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("what", "train", [*MEASURED, "flops"], "What to measure.")
+    flags.DEFINE_enum("what", "train", [*MEASURED, "input", "flops"], "What to measure.")
     flags.DEFINE_enum("clip", "ViT-B/16", list(SIZES), "Whose sizes.")
     flags.DEFINE_integer("classes", 10, "Number of classes.", lower_bound=1)
     flags.DEFINE_integer("batch", 8, "Images in a batch.", lower_bound=1)

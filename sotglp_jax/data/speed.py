@@ -13,6 +13,7 @@ from sotglp_jax.data import loader, transforms
 from sotglp_jax.data.sources import Source, image_files, read_image
 
 PHOTOS, SIZE = 64, (500, 375)  # ImageNet's usual size
+TIMES = 3  # measurements of each
 WARM_UP, IMAGES = 4, 640  # batches that do not count, images
 AUGMENTATION = loader.Augmentation((0.08, 1.0), True)
 
@@ -29,17 +30,16 @@ def photographs(folder: Path) -> Source:
     return image_files(folder, [f"{i % PHOTOS}.jpg" for i in range(IMAGES)], [0] * IMAGES)
 
 
-def measure(workers: int, batch_size: int, image_size: int, times: int = 3) -> list[dict]:
+def measure(workers: int, batch_size: int, image_size: int) -> list[dict]:
     """Images per second of the loader and of a plain pool, in turn.
 
     Args:
       workers: processes; 0 compares the loader's threads with a single process.
       batch_size: B.
       image_size: R.
-      times: how often.
 
     Returns:
-      {"ours": images/s, "pool": images/s} for each time.
+      {"ours": images/s, "pool": images/s}, `TIMES` times.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = photographs(Path(folder))
@@ -48,7 +48,7 @@ def measure(workers: int, batch_size: int, image_size: int, times: int = 3) -> l
                 "ours": _rate(_ours(source, workers, batch_size, image_size), batch_size),
                 "pool": _rate(_pool(source, workers, batch_size, image_size), batch_size),
             }
-            for _ in range(times)
+            for _ in range(TIMES)
         ]
 
 
