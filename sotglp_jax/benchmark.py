@@ -152,7 +152,7 @@ def evaluate(case: Case) -> Work:
     trained = method.init(jax.random.key(0), frozen, case.classes)
     text = jax.jit(method.encode_classes)(trained, frozen, names(case.classes))
     batch = sharding.put_batch(images(case), mesh)
-    count = functools.partial(classification.count_correct, towers=method.towers, methods=(method,))
+    count = functools.partial(classification.judge, towers=method.towers, methods=(method,))
     step, compile_s = compiled(jax.jit(count), frozen, trained, (text,), batch)
     parts = ours(case)
     total = sum(parts[k] for k in ("vision", "similarities", "transport"))

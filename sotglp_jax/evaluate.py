@@ -46,7 +46,7 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
     if weights and not run.method.learn_fusion:
         run = _with_fusion(run, *weights)
     results = {
-        "accuracy": measure(run, mesh, state),
+        **measure(run, mesh, state),
         "images": {"train": len(run.train), "test": len(run.dataset.test)},
         "protocol": protocol(run),
         "targets": {
@@ -108,7 +108,7 @@ def _on_target(run: Run, target: Run, mesh: Mesh, state: dict) -> dict:
         trained = run.method.select_classes(state["trainable"], labels)
         state = state | {"trainable": trained}
     return {
-        "accuracy": measure(target, mesh, state),
+        "accuracy": measure(target, mesh, state)["accuracy"],
         "images": {"test": len(target.dataset.test)},
         "protocol": protocol(target),
     }
@@ -150,8 +150,11 @@ def protocol(run: Run) -> dict:
     }
 
 
-def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, float]:
-    """Accuracy as a fraction by classifier: zero_shot, and fused, global, local where trained."""
+def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
+    """What `classification.judge` sums up, as means over the test images.
+
+    Classifiers are zero_shot, and fused, global and local where trained.
+    """
     frozen, trained = jax.device_put(
         (run.frozen, state.get("trainable", {})), sharding.replicated(mesh)
     )
@@ -162,13 +165,13 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, float]:
         jax.jit(method.encode_classes)(trained, frozen, text)
         for method, text in zip(methods, tokens, strict=True)
     )
-    counts = (
-        classification.count_correct(
+    sums = (
+        classification.judge(
             frozen, trained, texts, batch, towers=run.zero_shot.towers, methods=methods
         )
         for batch in _batches(run, run.dataset.test, mesh, "testing")
     )
-    return dict(classification.accuracies(counts, len(run.dataset.test)))
+    return classification.means(sums, len(run.dataset.test))
 
 
 def _batches(run: Run, source: Source, mesh: Mesh, title: str) -> Iterator[loader.Batch]:

@@ -1,21 +1,24 @@
 """Top-1 accuracy of every classifier of a run, in one pass over the test images."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sotglp_jax.cache import image_features
 from sotglp_jax.clip import Towers
+from sotglp_jax.evaluators import specialisation
+from sotglp_jax.methods.sotglp import Scores
 
 
 @functools.partial(jax.jit, static_argnames=("towers", "methods"))
-def count_correct(
+def judge(
     frozen: dict, trained: dict, texts: tuple, batch: Mapping, *, towers: Towers, methods: tuple
-) -> dict[str, jax.Array]:
-    """Correctly classified images of a batch, by the name of the logits.
+) -> dict[str, dict[str, jax.Array]]:
+    """Sums over the images of a batch.
 
     Args:
       frozen: CLIP's weights.
@@ -24,21 +27,23 @@ def count_correct(
       batch: see `loader.Batch`.
       towers: CLIP's modules.
       methods: methods with `score`.
+
+    Returns:
+      "accuracy": correctly classified images by the name of the logits; "specialisation": see
+      there, where a method has local prompts.
     """
-    image = image_features(towers, frozen, batch)
-    counts = {}
+    image, labels, mask = image_features(towers, frozen, batch), batch["label"], batch["mask"]
+    sums = {"accuracy": {}}
     for method, text in zip(methods, texts, strict=True):
-        for name, logits in method.score(trained, frozen, text, image).logits.items():
-            right = (jnp.argmax(logits, axis=-1) == batch["label"]) & batch["mask"]
-            counts[name] = jnp.sum(right)
-    return counts
+        scores = method.score(trained, frozen, text, image)
+        for name, logits in scores.logits.items():
+            sums["accuracy"][name] = jnp.sum((jnp.argmax(logits, axis=-1) == labels) & mask)
+        if isinstance(scores, Scores):
+            sums["specialisation"] = specialisation.sums(scores, labels, mask)
+    return sums
 
 
-def accuracies(counts: Iterable[Mapping[str, Any]], images: int) -> Iterator[tuple[str, float]]:
-    """Yields (name, fraction) from the counts of all batches."""
-    totals: dict[str, int] = {}
-    for batch in counts:
-        for name, count in batch.items():
-            totals[name] = totals.get(name, 0) + int(count)
-    for name, total in totals.items():
-        yield name, total / images
+def means(sums: Iterable[Mapping[str, Any]], images: int) -> dict[str, dict]:
+    """Means over all images from the sums of all batches, as plain numbers and lists."""
+    totals = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), sums)  # waits for none
+    return jax.tree.map(lambda total: (np.asarray(total) / images).tolist(), totals)
