@@ -1,0 +1,121 @@
+"""A table as Markdown, CSV, LaTeX and HTML."""
+
+import csv
+import html
+import io
+import re
+import statistics
+from collections.abc import Callable
+
+from sotglp_jax.reports.paper import MISSING, Cell, Table
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "–": "--",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "λ": r"$\lambda$",
+    "ε": r"$\varepsilon$",
+    "∞": r"$\infty$",
+}
+
+
+def written(cell: Cell | None) -> str:
+    """Mean ± standard deviation, one decimal."""
+    if not cell:
+        return MISSING
+    values = list(cell.values())
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
+
+
+def _grid(table: Table, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list]:
+    """The rows as text, labels first."""
+    best = table.best()
+    return [
+        [
+            *map(escape, labels),
+            *(
+                (bold if (labels, c) in best else str)(escape(written(numbers.get(c))))
+                for c in table.columns
+            ),
+        ]
+        for labels, numbers in table.rows.items()
+    ]
+
+
+def markdown(table: Table) -> str:
+    """A heading, the table, and the notes."""
+
+    def escape(text: str) -> str:
+        return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
+
+    head = [escape(title) for title in (*table.head, *table.columns)]
+    rule = ["---"] * len(table.head) + ["---:"] * len(table.columns)
+    rows = [head, rule, *_grid(table, lambda text: f"**{text}**", escape)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    notes = [f"- {escape(note)}" for note in table.notes]
+    return "\n".join([f"## {escape(table.title)}", "", *lines, "", *notes]) + "\n"
+
+
+def comma_separated(table: Table) -> str:
+    """Numbers alone: a column of means and, where there are some, one of standard deviations."""
+    spread = [
+        c for c in table.columns if any(len(row.get(c, ())) > 1 for row in table.rows.values())
+    ]
+    head = [title for c in table.columns for title in ([c, f"{c} ±"] if c in spread else [c])]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*table.head, *head])
+    for labels, numbers in table.rows.items():
+        cells = []
+        for column in table.columns:
+            mean, _, deviation = written(numbers.get(column)).partition(" ± ")
+            cells += ["" if mean == MISSING else mean] + [deviation] * (column in spread)
+        writer.writerow([*labels, *cells])
+    return file.getvalue()
+
+
+def latex(table: Table) -> str:
+    """A table environment for the package booktabs."""
+
+    def escape(text: str) -> str:
+        return "".join(_LATEX.get(c, c) for c in text)
+
+    head = [escape(title) for title in (*table.head, *table.columns)]
+    rows = _grid(table, lambda text: rf"\textbf{{{text}}}", escape)
+    lines = [f"{' & '.join(row)} \\\\" for row in rows]
+    return (
+        "\n".join(
+            [
+                r"% \usepackage{booktabs,graphicx}",
+                r"\begin{table}",
+                rf"\caption{{{escape(table.title)}}}",
+                r"\resizebox{\linewidth}{!}{%",
+                rf"\begin{{tabular}}{{{'l' * len(table.head)}{'r' * len(table.columns)}}}",
+                r"\toprule",
+                f"{' & '.join(head)} \\\\",
+                r"\midrule",
+                *lines,
+                r"\bottomrule",
+                r"\end{tabular}}",
+                *(rf"\par\footnotesize {escape(note)}" for note in table.notes),
+                r"\end{table}",
+            ]
+        )
+        + "\n"
+    )
+
+
+def web(table: Table) -> str:
+    """A table element whose first cell of each row is a heading."""
+    head = "".join(f"<th scope=col>{html.escape(t)}</th>" for t in (*table.head, *table.columns))
+    rows = ""
+    for first, *others in _grid(table, lambda text: f"<b>{text}</b>", html.escape):
+        rows += f"<tr><th scope=row>{first}</th>" + "".join(f"<td>{x}</td>" for x in others)
+        rows += "</tr>\n"
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>"
