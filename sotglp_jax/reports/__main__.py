@@ -22,9 +22,10 @@ def main(arguments: argparse.Namespace) -> None:
     """Writes the report."""
     from sotglp_jax.reports import report
 
-    for warning in report.write(arguments.runs.expanduser(), arguments.out.expanduser()):
+    out = arguments.out.expanduser()
+    for warning in report.write(arguments.runs.expanduser(), out):
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"report: {arguments.out / 'report.html'}")
+    print(f"report: {out / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,15 @@ from matplotlib.transforms import Bbox
 
 from sotglp_jax.reports import paper
 from sotglp_jax.reports.paper import BRANCHES, MARK, Cell, branch, cell_of, dataset_title
-from sotglp_jax.reports.results import SWEPT, VARIANTS, Result, grouped, methods, settings_but
+from sotglp_jax.reports.results import (
+    SWEPT,
+    VARIANTS,
+    Result,
+    differing,
+    grouped,
+    methods,
+    settings_but,
+)
 
 # Okabe and Ito's colours for the colour-blind; markers and dashes tell lines apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
@@ -25,7 +33,6 @@ GREY = "#8A8A8A"
 SCORE = "GL-MCM"  # of Figure 3, as in the paper
 PANEL = (4.2, 3.2)  # inches
 SPREAD = "mean and standard deviation over the seeds"
-FULL = {name: f"{VARIANTS['full']}, {said}" for name, said in BRANCHES.items()}
 LOSS = ("loss",)
 CORRECT = ("accuracy_fused", "accuracy_global", "accuracy_local")
 # Where the name of a point may stand around it, in points of type, nearest first.
@@ -62,7 +69,7 @@ def _detection(results: Sequence[Result]) -> Iterator[Picture]:
     """Figure 3 of each data set; with published points where it is ImageNet."""
     rows, styles = paper.detection(results).rows, _styles(results)
     for title in dict.fromkeys(labels[0] for labels in rows):
-        figure, panels = _panels(2)
+        figure, panels = _panels(2, height=4.0)
         named = []
         for axes, measure in zip(panels, ("FPR95 ↓", "AUROC ↑"), strict=True):
             own = {labels[1:]: row for labels, row in rows.items() if labels[0] == title}
@@ -90,8 +97,8 @@ def _scatter(axes: Axes, rows: Mapping, column: str, styles: Mapping) -> list[An
             texts.append(_text(axes, method.removesuffix(MARK), (x, y)))
         elif column in row and score == SCORE:
             (x, dx), (y, dy) = _spread(row[paper.ACCURACY]), _spread(row[column])
-            style = styles[method] | {"linestyle": "", "markersize": 8, "label": method}
-            axes.errorbar(x, y, dy, dx, capsize=2, elinewidth=0.8, **style)
+            style = styles[method] | {"linestyle": "", "markersize": 9}
+            axes.errorbar(x, y, dy or None, dx or None, elinewidth=0.8, **style)
     return texts
 
 
@@ -104,8 +111,9 @@ def _text(axes: Axes, text: str, point: tuple[float, float]) -> Annotation:
 def _place(axes: Axes, texts: Sequence[Annotation]) -> None:
     """Moves each text to the nearest place around its point where it covers nothing."""
     axes.figure.draw_without_rendering()
-    marks = [axes.transData.transform(line.get_xydata()) for line in axes.get_lines()]
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for points in marks for x, y in points]
+    lines = [line.get_xydata() for line in axes.get_lines()]
+    lines += [bar for bars in axes.collections for bar in bars.get_segments()]
+    taken = [_box(axes.transData.transform(x)).padded(6) for x in lines]
     for text in texts:
         for x, y in OFFSETS:
             text.set(position=(x, y), ha="left" if x > 0 else "right", va="center")
@@ -116,12 +124,16 @@ def _place(axes: Axes, texts: Sequence[Annotation]) -> None:
                 break
 
 
+def _box(points) -> Bbox:
+    return Bbox([points.min(0), points.max(0)])
+
+
 def _shots(results: Sequence[Result]) -> Iterator[Picture]:
     """Accuracy over the number of shots, a panel for each data set."""
     table, styles = paper.by_shots(results), _styles(results)
     if len(table.columns) < 2:
         return
-    sets = [dataset_title(name) for name in grouped(results)]
+    sets = list(dict.fromkeys(labels[0] for labels in table.rows))
     figure, panels = _panels(len(sets))
     for axes, title in zip(panels, sets, strict=True):
         for method, style in styles.items():
@@ -139,24 +151,35 @@ def _sweep(results: Sequence[Result], key: str) -> Iterator[Picture]:
     """Accuracy over one setting, from runs that differ in it and in their seed alone."""
     groups: dict[tuple[str, str], dict[float, list[Result]]] = {}
     for result in (r for r in results if r.variant == "full" and key in r.config):
-        title = f"{dataset_title(result.dataset)}, {result.shots} shots"
-        group = groups.setdefault((title, settings_but(result, key)), {})
+        group = groups.setdefault((result.dataset, settings_but(result, key)), {})
         group.setdefault(result.config[key], []).append(result)
-    groups = {label: group for label, group in groups.items() if len(group) > 1}
-    if not groups:
+    swept = [group for group in groups.values() if len(group) > 1]
+    if not swept:
         return
     symbol, styles = SWEPT[key][0], _styles(results)
-    figure, panels = _panels(len(groups))
-    for axes, ((title, _), group) in zip(panels, groups.items(), strict=True):
+    figure, panels = _panels(len(swept))
+    for axes, title, group in zip(panels, _told_apart(swept), swept, strict=True):
         values = sorted(group)
-        for name, method in FULL.items():
+        for name, said in BRANCHES.items():
             cells = [cell_of(group[v], lambda r, name=name: branch(r, name)) for v in values]
-            _curve(axes, dict(enumerate(cells)), styles[method])
+            _curve(axes, dict(enumerate(cells)), styles[f"{VARIANTS['full']}, {said}"])
         axes.set_xticks(range(len(values)), [f"{v:g}" for v in values])
         axes.set(title=title, xlabel=f"{symbol}, evenly spaced", ylabel="accuracy in %")
     _legend(figure)
     name = key.rpartition(".")[2]
     yield Picture(name, f"Accuracy over {symbol}, all else being equal, {SPREAD}.", figure)
+
+
+def _told_apart(swept: Sequence[Mapping[float, list[Result]]]) -> list[str]:
+    """A title for each group of runs: data set, shots, and what else is not the same in all."""
+    firsts = [next(iter(group.values()))[0] for group in swept]
+    keys = {key for r in firsts for key in differing(firsts[0], r)}
+    keys = sorted(k for k in keys if k.startswith(("method.", "transport.")))
+    return [
+        f"{dataset_title(r.dataset)}, {r.shots} shots"
+        + "".join(f", {SWEPT.get(k, (k,))[0]} = {r.config.get(k)}" for k in keys)
+        for r in firsts
+    ]
 
 
 def _training(results: Sequence[Result]) -> Iterator[Picture]:
@@ -206,7 +229,8 @@ def _curve(axes: Axes, cells: Mapping[float, Cell], style: Mapping) -> None:
     spreads = {x: _spread(cell) for x, cell in sorted(cells.items()) if cell}
     if spreads:
         means, deviations = zip(*spreads.values(), strict=True)
-        axes.errorbar(list(spreads), means, deviations, capsize=2, elinewidth=0.8, **style)
+        bars = deviations if any(deviations) else None
+        axes.errorbar(list(spreads), means, bars, elinewidth=0.8, **style)
 
 
 def _spread(cell: Cell) -> tuple[float, float]:
@@ -217,18 +241,15 @@ def _spread(cell: Cell) -> tuple[float, float]:
 
 def _styles(results: Sequence[Result]) -> dict[str, dict]:
     """By the title of a row: the same in every figure of a report."""
-    titles = [t for t in methods(results) if t not in (VARIANTS["full"], VARIANTS["zero_shot"])]
-    styles = {title: _style(i, i) for i, title in enumerate([VARIANTS["full"], *titles])}
-    styles |= {method: _style(0, i) for i, method in enumerate(FULL.values())}
-    plain = {"marker": "", "linestyle": ":", "linewidth": 1.2}
-    styles[VARIANTS["zero_shot"]] = plain | {"color": "black", "label": VARIANTS["zero_shot"]}
-    published = VARIANTS["full"] + MARK
-    styles[published] = plain | {
-        "color": GREY,
-        "linestyle": "--",
-        "label": f"{published} published",
-    }
-    return {title: {"label": title} | style for title, style in styles.items()}
+    styles = {}
+    for i, title in enumerate(dict.fromkeys([VARIANTS["full"], *methods(results)])):
+        styles[title] = _style(i, i)
+        styles |= {f"{title}, {said}": _style(i, j) for j, said in enumerate(BRANCHES.values())}
+    plain = {"marker": "", "linewidth": 1.2}
+    styles[VARIANTS["zero_shot"]] = plain | {"color": "black", "linestyle": ":"}
+    styles[VARIANTS["full"] + MARK] = plain | {"color": GREY, "linestyle": "--"}
+    label = {VARIANTS["full"] + MARK: f"{VARIANTS['full']}, published"}
+    return {title: style | {"label": label.get(title, title)} for title, style in styles.items()}
 
 
 def _style(colour: int, form: int) -> dict:
@@ -236,15 +257,17 @@ def _style(colour: int, form: int) -> dict:
         "color": COLOURS[colour % len(COLOURS)],
         "marker": MARKERS[form % len(MARKERS)],
         "linestyle": DASHES[form % len(DASHES)],
-        "markersize": 5,
+        "markersize": 6,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
         "linewidth": 1.4,
     }
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
     """A figure with that many axes, two in a row."""
     columns, rows = min(count, 2), -(-count // 2)
-    figure = Figure((PANEL[0] * columns, PANEL[1] * rows + 0.8), layout="constrained")
+    figure = Figure((PANEL[0] * columns, height * rows + 0.8), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels:
         axes.grid(alpha=0.3)

@@ -112,10 +112,17 @@ def latex(table: Table) -> str:
 
 
 def web(table: Table) -> str:
-    """A table element whose first cell of each row is a heading."""
-    head = "".join(f"<th scope=col>{html.escape(t)}</th>" for t in (*table.head, *table.columns))
-    rows = ""
-    for first, *others in _grid(table, lambda text: f"<b>{text}</b>", html.escape):
-        rows += f"<tr><th scope=row>{first}</th>" + "".join(f"<td>{x}</td>" for x in others)
-        rows += "</tr>\n"
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>"
+    """A table element; the name of the method, or else of the data set, heads each row."""
+    labels, heading = len(table.head), min(1, len(table.head) - 1)
+    head = [f"<th scope=col>{html.escape(text)}</th>" for text in (*table.head, *table.columns)]
+    rows = [[f"<td>{text}</td>" for text in row] for row in _grid(table, _bold, html.escape)]
+    for row in rows:
+        row[heading] = row[heading].replace("<td>", "<th scope=row>").replace("</td>", "</th>")
+    for row in (head, *rows):
+        row[:labels] = [cell.replace(">", " class=label>", 1) for cell in row[:labels]]
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f"<table>\n<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _bold(text: str) -> str:
+    return f"<b>{text}</b>"

@@ -296,10 +296,15 @@ def _title(number: str, what: str, results: Sequence[Result]) -> str:
 def _notes(number: str, rows: Mapping[tuple[str, ...], Numbers], *columns: str) -> tuple[str, ...]:
     if not rows:
         return ("No run has such results.",)
-    notes = ["Best in bold, of those that print the same all."]
+    notes = ["Best in bold; of equal ones, all."]
     if any(c not in numbers for numbers in rows.values() for c in columns):
         notes += [f"{MISSING} is missing: there is no such run or published number."]
     if any(MARK in name for name in [*columns, *(x for labels in rows for x in labels)]):
         notes += [f"{MARK.strip()} published: {PUBLISHED['source']} (CLIP {PUBLISHED['clip']})."]
         notes += PUBLISHED["notes"][number]
+    if any("Average" in labels for labels in rows):
+        notes += [
+            "The average is over the data sets shown; of published numbers as printed if those "
+            "are all of the paper's."
+        ]
     return tuple(notes)

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sotglp_jax.errors import InputError
@@ -19,11 +19,11 @@ body { font: 16px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff;
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.5rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
-td, th { text-align: right; }
-th[scope=row], th:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
+td { white-space: nowrap; } .label { text-align: left; }
+th[scope=row] { position: sticky; left: 0; background: #fff; font-weight: normal; min-width: 6rem; }
 thead th { border-bottom: 2px solid #555; vertical-align: bottom; }
-img { max-width: 100%; height: auto; display: block; }
+img { width: 100%; display: block; }
 figure { margin: 2.5rem 0 0; } figcaption, .notes { font-size: .875rem; color: #444; }
 .warning { border-left: 4px solid #D55E00; padding-left: .75rem; }
 """
@@ -46,8 +46,10 @@ def write(folder: Path, out: Path) -> list[str]:
     tables, pictures = paper.make(found), figures.make(found)
     files = {f"{t.name}.{end}": of(t).encode() for t in tables for end, of in TABLES.items()}
     files |= {f"{p.name}.{end}": _drawn(p, end) for p in pictures for end in ("png", "pdf")}
-    shown = {p.caption: files[f"{p.name}.png"] for p in pictures}
-    page = _page(f"{len(found)} runs below {folder}", warnings, tables, shown)
+    parts = [f"<p class=warning>{html.escape(warning)}</p>" for warning in warnings]
+    parts += map(_section, tables)
+    parts += [_figure(p, files[f"{p.name}.png"]) for p in pictures]
+    page = _page(f"{len(found)} runs below {folder}", parts)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in (files | {"report.html": page.encode()}).items():
@@ -65,12 +67,8 @@ def _drawn(picture: Picture, ending: str) -> bytes:
     return file.getvalue()
 
 
-def _page(
-    title: str, warnings: Sequence[str], tables: Sequence[Table], pictures: Mapping[str, bytes]
-) -> str:
+def _page(title: str, parts: Sequence[str]) -> str:
     """The page: nothing in it is fetched from anywhere."""
-    parts = [f"<p class=warning>{html.escape(w)}</p>" for w in warnings]
-    parts += [*map(_section, tables), *(_figure(*shown) for shown in pictures.items())]
     return "\n".join(
         [
             "<!doctype html>",
@@ -92,7 +90,12 @@ def _section(table: Table) -> str:
     return f"<section>{heading}\n<div class=wide>{formats.web(table)}</div>\n{notes}</section>"
 
 
-def _figure(caption: str, png: bytes) -> str:
-    said, data = html.escape(caption), base64.b64encode(png).decode()
-    image = f'<img alt="{said}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{said}</figcaption></figure>"
+def _figure(picture: Picture, png: bytes) -> str:
+    """The picture, no smaller than its text can be read, in a box that scrolls."""
+    caption, data = html.escape(picture.caption), base64.b64encode(png).decode()
+    width = round(72 * picture.figure.get_figwidth())
+    image = (
+        f'<img alt="{caption}" style="min-width:{width}px;max-width:{2 * width}px" '
+        f'src="data:image/png;base64,{data}">'
+    )
+    return f"<figure><div class=wide>{image}</div><figcaption>{caption}</figcaption></figure>"

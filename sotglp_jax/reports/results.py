@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from sotglp_jax.data.catalog import BENCHMARKS
 from sotglp_jax.errors import InputError
 from sotglp_jax.tables import VARY, check_comparable
 from sotglp_jax.workdir import EXECUTION, IMAGES
@@ -138,14 +139,18 @@ def check(results: Sequence[Result]) -> None:
 
 
 def grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results by data set."""
-    return {d: [r for r in results if r.dataset == d] for d in sorted({r.dataset for r in results})}
+    """Results by data set, the paper's in its order."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.dataset, []).append(result)
+    order = [*BENCHMARKS, *sorted(found.keys() - BENCHMARKS.keys())]
+    return {name: found[name] for name in order if name in found}
 
 
 def _check_settings(results: Sequence[Result]) -> None:
     free = {"seed", "shots", "variant", *EXECUTION}
     for other in results[1:]:
-        for key in sorted(_differing(results[0], other) - free):
+        for key in sorted(differing(results[0], other) - free):
             if not key.startswith(("method.", "transport.")):
                 raise _mixed(results[0], other, key, *(r.config[key] for r in (results[0], other)))
 
@@ -165,7 +170,7 @@ def _mixed(a: Result, b: Result, field: str, *values) -> InputError:
     )
 
 
-def _differing(a: Result, b: Result) -> set[str]:
+def differing(a: Result, b: Result) -> set[str]:
     """Settings that both have and that differ."""
     return {key for key in a.config.keys() & b.config.keys() if a.config[key] != b.config[key]}
 
@@ -219,7 +224,7 @@ def methods(results: Sequence[Result]) -> dict[str, list[Result]]:
     for variant in order:
         of_sets = grouped([r for r in results if r.variant == variant]).values()
         chosen = [_at_standard(group) for group in of_sets]
-        keys = {k for group in chosen for r in group for k in _differing(group[0], r)}
+        keys = {k for group in chosen for r in group for k in differing(group[0], r)}
         keys = sorted(k for k in keys if k.startswith(("method.", "transport.")))
         for result in (r for group in chosen for r in group):
             found.setdefault(_title(variant, result, keys), []).append(result)
