@@ -202,21 +202,36 @@ def test_published_numbers_are_there_for_their_data_sets_and_shots_alone(tmp_pat
 def test_what_differs_in_the_method_is_told_apart(tmp_path):
     for value in ("fixed", "learned"):
         write(tmp_path, 0.9, **{"method.fusion": value})
-    write(tmp_path, 0.8, **{"method.vv": False, "method.projection": False})
-    titles = list(results.methods(results.read(tmp_path)[0]))
-    assert titles[:2] == ["SOT-GLP, fusion=fixed", "SOT-GLP, fusion=learned"]
-    assert titles[2] == "w/o V-V attention, w/o projection"
+    write(tmp_path, 0.8, **{"method.vv": False})
+    for n in (2, 4):
+        write(tmp_path, 0.8, variant="no_ot", **{"method.n_local": n})
+    write(tmp_path, 0.8, dataset="dtd", variant="no_ot", ood=0.1, **{"method.n_local": 4})
+    found, _ = results.read(tmp_path)
+    assert list(results.methods(found)) == [
+        "SOT-GLP",
+        "SOT-GLP, fusion=learned",
+        "SOT-GLP, vv=False",
+        "w/o transport, n_local=2",
+        "w/o transport, n_local=4",
+    ]
+    figures.make(found)
+    titles = {labels[1] for table in paper.make(found)[2:] for labels in table.rows}
+    assert "w/o transport, n_local=4" in titles and "w/o transport" not in titles
 
 
 def test_a_repeated_run_counts_once_and_missing_seeds_are_said(tmp_path):
     for seed in (1, 2):
         folder = write(tmp_path, 0.8 + seed / 100, seed=seed)
     write(tmp_path, 0.7, variant="no_vv")
-    shutil.copytree(folder, tmp_path / "z-copy")
+    shutil.copytree(folder, tmp_path / "y-same")
+    shutil.copytree(folder, tmp_path / "z-other")
+    change(tmp_path / "z-other", "accuracy", "fused", value=0.1)
+    write(tmp_path, 0.7, **{"data.classes": "base"})
     found, warnings = results.read(tmp_path)
     assert formats.written(paper.ablation(found).rows[("digits",)]["SOT-GLP"]) == "81.5 ± 0.7"
-    assert "z-copy are the same run" in warnings[0]
-    assert warnings[1] == "digits, w/o V-V attention, 16 shots: only seed 1 of 1, 2."
+    assert len(warnings) == 3 and "no runs of half the classes" in warnings[0]
+    assert "z-other are the same run with other accuracies" in warnings[1]
+    assert warnings[2] == "digits, w/o V-V attention, 16 shots: only seed 1 of 1, 2."
 
 
 def test_the_page_is_one_whole_file_that_fetches_nothing(runs, made):
@@ -315,7 +330,7 @@ def mixed(*keys, value, dataset="digits"):
         (lambda root: None, "is no folder"),
         (nothing, "holds no run: train"),
         (unfinished, "holds no finished run: .*digits-16-1 is unfinished"),
-        (damaged, "results.json is damaged or of an older version"),
+        (damaged, "results.json is damaged or of another version"),
         (mixed("protocol", "template", value="a {}"), "their template is digits {} in one"),
         (mixed("protocol", "clip", value="x", dataset="dtd"), "their clip is tiny in one"),
         (mixed("config", "train.epochs", value=3), "train.epochs is 50 in .* and 3 in"),

@@ -27,11 +27,12 @@ from sotglp_jax.reports.results import (
 
 # Okabe and Ito's colours for the colour-blind; markers and dashes tell lines apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-MARKERS = "osD^vPX*<>"
+MARKERS = "osD^vPX<>p"
 DASHES = ("-", "--", "-.", ":")
 GREY = "#8A8A8A"
 SCORE = "GL-MCM"  # of Figure 3, as in the paper
 PANEL = (4.2, 3.2)  # inches
+LEGEND_ROW = 0.18  # inches
 SPREAD = "mean and standard deviation over the seeds"
 LOSS = ("loss",)
 CORRECT = ("accuracy_fused", "accuracy_global", "accuracy_local")
@@ -138,7 +139,8 @@ def _shots(results: Sequence[Result]) -> Iterator[Picture]:
     for axes, title in zip(panels, sets, strict=True):
         for method, style in styles.items():
             row = table.rows.get((title, method), {})
-            _curve(axes, {int(k): cell for k, cell in row.items()}, style)
+            if len(row) > 1:
+                _curve(axes, {int(k): cell for k, cell in row.items()}, style)
         axes.set_xscale("log", base=2)
         axes.set_xticks([int(k) for k in table.columns], table.columns)
         axes.set_xticks([], minor=True)
@@ -185,14 +187,14 @@ def _told_apart(swept: Sequence[Mapping[float, list[Result]]]) -> list[str]:
 def _training(results: Sequence[Result]) -> Iterator[Picture]:
     """Loss and accuracy on the training images over the steps, for each data set."""
     shots, styles = paper.table_shots(results), _styles(results)
-    for dataset, found in grouped([r for r in results if r.shots == shots]).items():
+    for dataset in grouped(results):
         figure, panels = _panels(2)
-        for title, runs in methods(found).items():
-            seeds = {r.seed: _metrics(r.folder) for r in reversed(runs)}
+        for title, found in methods(results).items():
+            runs = [r for r in reversed(found) if r.dataset == dataset and r.shots == shots]
+            seeds = {r.seed: _metrics(r.folder) for r in runs}
             for axes, keys, scale in zip(panels, (LOSS, CORRECT), (1, 100), strict=True):
-                _band(
-                    axes, [_series(lines, keys, scale) for lines in seeds.values()], styles[title]
-                )
+                series = [_series(lines, keys, scale) for lines in seeds.values()]
+                _band(axes, series, styles[title])
         if not any(axes.lines for axes in panels):
             continue
         title = f"{dataset_title(dataset)}, {shots} shots"
@@ -241,14 +243,14 @@ def _spread(cell: Cell) -> tuple[float, float]:
 
 def _styles(results: Sequence[Result]) -> dict[str, dict]:
     """By the title of a row: the same in every figure of a report."""
-    styles = {}
-    for i, title in enumerate(dict.fromkeys([VARIANTS["full"], *methods(results)])):
-        styles[title] = _style(i, i)
-        styles |= {f"{title}, {said}": _style(i, j) for j, said in enumerate(BRANCHES.values())}
+    full = VARIANTS["full"]
+    styles = {f"{full}, {said}": _style(0, i) for i, said in enumerate(BRANCHES.values())}
+    titles = dict.fromkeys([full, *methods(results)])
+    styles |= {title: _style(i, i) for i, title in enumerate(titles)}
     plain = {"marker": "", "linewidth": 1.2}
     styles[VARIANTS["zero_shot"]] = plain | {"color": "black", "linestyle": ":"}
-    styles[VARIANTS["full"] + MARK] = plain | {"color": GREY, "linestyle": "--"}
-    label = {VARIANTS["full"] + MARK: f"{VARIANTS['full']}, published"}
+    styles[full + MARK] = plain | {"color": GREY, "linestyle": "--"}
+    label = {full + MARK: f"{full}, published"}
     return {title: style | {"label": label.get(title, title)} for title, style in styles.items()}
 
 
@@ -267,7 +269,7 @@ def _style(colour: int, form: int) -> dict:
 def _panels(count: int, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
     """A figure with that many axes, two in a row."""
     columns, rows = min(count, 2), -(-count // 2)
-    figure = Figure((PANEL[0] * columns, height * rows + 0.8), layout="constrained")
+    figure = Figure((PANEL[0] * columns, height * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels:
         axes.grid(alpha=0.3)
@@ -277,13 +279,14 @@ def _panels(count: int, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
 
 
 def _legend(figure: Figure) -> None:
-    """One legend below all panels."""
+    """One legend below all panels, for which the figure grows."""
     pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {label: h for hs, labels in pairs for h, label in zip(hs, labels, strict=True)}
-    columns = min(2 if len(figure.axes) > 1 else 1, len(handles))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8
-    )
+    columns = min(2, len(figure.axes))
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (rows + 1))
+    options = {"ncols": columns, "fontsize": 8}
+    figure.legend(handles.values(), handles, loc="outside lower center", **options)
 
 
 def _slug(name: str) -> str:

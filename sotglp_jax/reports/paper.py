@@ -92,8 +92,9 @@ def detection(results: Sequence[Result]) -> Table:
     judged = grouped([r for r in results if "ood" in r.contents and r.shots == shots])
     rows: dict[tuple[str, ...], Numbers] = {}
     for dataset, found in judged.items():
-        for title, runs in methods(found).items():
-            for score, name in OOD_SCORES.items():
+        for title, runs in methods(results).items():
+            runs = [r for r in runs if r in found]
+            for score, name in OOD_SCORES.items() if runs else ():
                 rows[dataset_title(dataset), title, name] = _detected(runs, score)
         if dataset == "imagenet" and shots == PUBLISHED["shots"]:
             rows |= _published_detection(ood_sets(found))
@@ -115,8 +116,9 @@ def by_shots(results: Sequence[Result]) -> Table:
     shots = sorted({r.shots for r in results if r.variant != "zero_shot"})
     cells: dict[tuple[str, str], Numbers] = {}
     for k in shots:
-        plain = {t: x for t, x in _variants(results, k).items() if t != VARIANTS["full"]}
-        found = _zero_shot(results) | _branches(results, k) | plain | _published_at(k, results)
+        found = _zero_shot(results) | _branches(results, k) | _variants(results, k)
+        found.pop(VARIANTS["full"], None)  # it stands there with its branches
+        found |= _published_at(k, results)
         for method, numbers in _averaged(found, results).items():
             for dataset, cell in numbers.items():
                 cells.setdefault((dataset, method), {})[str(k)] = cell
@@ -172,11 +174,11 @@ def _zero_shot(results: Sequence[Result]) -> dict[str, Numbers]:
 
 def _branches(results: Sequence[Result], shots: int) -> dict[str, Numbers]:
     """Accuracy by data set of the whole method and of its two branches."""
-    found = {}
-    for title, runs in methods(results).items():
-        runs = [r for r in runs if r.shots == shots and r.variant == "full"]
-        for name, said in BRANCHES.items():
-            found[f"{title}, {said}"] = _by_set(runs, lambda r, name=name: branch(r, name))
+    runs = [r for r in methods(results).get(VARIANTS["full"], ()) if r.shots == shots]
+    found = {
+        f"{VARIANTS['full']}, {said}": _by_set(runs, lambda r, name=name: branch(r, name))
+        for name, said in BRANCHES.items()
+    }
     return {title: numbers for title, numbers in found.items() if numbers}
 
 

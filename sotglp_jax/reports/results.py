@@ -23,11 +23,15 @@ VARIANTS = {
     "local_only": "local branch alone",
     "zero_shot": "zero-shot CLIP",
 }
-# Ablations that may also be switched on by their key.
-SWITCHES = {
-    "method.vv": "no_vv",
-    "method.projection": "no_proj",
-    "method.class_specific": "shared_local",
+# Settings of the method that go without saying; another value stands in the title.
+USUAL = {
+    "method.vv": True,
+    "method.projection": True,
+    "method.class_specific": True,
+    "method.matching": "transport",
+    "method.global_weight": 1.0,
+    "method.fusion": "fixed",
+    "transport.tau": 1.0,
 }
 # What is swept, its symbol, and the paper's value, which the tables take where some runs have it.
 SWEPT = {
@@ -58,9 +62,7 @@ class Result:
 
     @property
     def dataset(self) -> str:
-        """The data set's name, and which half of its classes if not all."""
-        classes = self.config.get("data.classes", "all")
-        return self.contents["protocol"]["dataset"] + ("" if classes == "all" else f", {classes}")
+        return self.contents["protocol"]["dataset"]
 
     @property
     def shots(self) -> int:
@@ -72,12 +74,10 @@ class Result:
 
     @property
     def variant(self) -> str:
-        """A key of `VARIANTS`, or several with a plus where several switches are off."""
-        named = self.config.get("variant", "full")
-        if self.config.get("method.name") == "zeroshot":
+        """A key of `VARIANTS`."""
+        if self.config["method.name"] == "zeroshot":
             return "zero_shot"
-        off = [name for key, name in SWITCHES.items() if self.config.get(key) is False]
-        return "+".join(off) if named == "full" and off else named
+        return self.config.get("variant", "full")
 
     @property
     def accuracy(self) -> float:
@@ -101,10 +101,16 @@ def read(folder: Path) -> tuple[list[Result], list[str]]:
         except InputError as error:
             warnings.append(str(error))
     if not results:
-        found = f"no finished run: {' '.join(warnings)}" if warnings else "no run"
-        raise InputError(f"{folder} holds {found}".rstrip(".") + ": train and evaluate one first.")
+        raise _nothing(folder, warnings)
     check(results)
     return results, warnings + _repeated(results) + _seed_gaps(results)
+
+
+def _nothing(folder: Path, left_out: Sequence[str]) -> InputError:
+    if not left_out:
+        return InputError(f"{folder} holds no run: train one first.")
+    more = f"; so are {len(left_out) - 1} others" * (len(left_out) > 1)
+    return InputError(f"{folder} holds no finished run: {left_out[0].rstrip('.')}{more}.")
 
 
 def _finished(run: Path) -> Result:
@@ -113,13 +119,15 @@ def _finished(run: Path) -> Result:
         raise InputError(f"{run} is unfinished and left out.")
     try:
         result = Result(run, json.loads(path.read_text()))
-        # All that every table reads; an older version's results lack some of it.
-        _ = result.dataset, result.shots, result.seed, result.variant, result.accuracy
-        _ = result.contents["targets"]
+        # What every table reads; another version's results may lack some of it.
+        _ = result.dataset, result.shots, result.seed, result.accuracy, VARIANTS[result.variant]
+        _ = result.contents["targets"], result.config["recipe"]
     except (ValueError, KeyError, TypeError, StopIteration, AttributeError):
         raise InputError(
-            f"{path} is damaged or of an older version, and left out: evaluate the run again."
+            f"{path} is damaged or of another version, and left out: evaluate the run again."
         ) from None
+    if result.config.get("data.classes", "all") != "all":
+        raise InputError(f"{run} is left out: the tables have no runs of half the classes.")
     return result
 
 
@@ -187,9 +195,10 @@ def _repeated(results: Sequence[Result]) -> list[str]:
     said = []
     for result in results:
         before = first.setdefault((settings_but(result), result.seed), result)
-        if before is not result:
+        if before.contents["accuracy"] != result.contents["accuracy"]:
             said.append(
-                f"{before.folder} and {result.folder} are the same run: in every mean one counts."
+                f"{before.folder} and {result.folder} are the same run with other accuracies: the "
+                "first counts."
             )
     return said
 
@@ -217,18 +226,20 @@ def methods(results: Sequence[Result]) -> dict[str, list[Result]]:
     """The results that tables take, by the title of the variant, in the order of `VARIANTS`.
 
     Of a sweep over λ, K or ε only the runs at the paper's value, else the value most runs have.
-    Runs that differ in another setting of the method have it in their title.
+    Of runs that differ in another setting of the method the title says it.
     """
-    order = [*VARIANTS, *sorted({r.variant for r in results} - VARIANTS.keys())]
     found: dict[str, list[Result]] = {}
-    for variant in order:
+    for variant in VARIANTS:
         of_sets = grouped([r for r in results if r.variant == variant]).values()
         chosen = [_at_standard(group) for group in of_sets]
         keys = {k for group in chosen for r in group for k in differing(group[0], r)}
-        keys = sorted(k for k in keys if k.startswith(("method.", "transport.")))
+        keys = {k for k in keys if k.startswith(("method.", "transport."))}
+        keys |= USUAL.keys() if variant == "full" else set()
         for result in (r for group in chosen for r in group):
-            found.setdefault(_title(variant, result, keys), []).append(result)
-    return found
+            named = {k: result.config[k] for k in sorted(keys & result.config.keys())}
+            said = [f", {k.split('.')[1]}={x}" for k, x in named.items() if x != USUAL.get(k)]
+            found.setdefault("".join([VARIANTS[variant], *said]), []).append(result)
+    return dict(sorted(found.items(), key=lambda x: (list(VARIANTS).index(x[1][0].variant), x[0])))
 
 
 def _at_standard(results: list[Result]) -> list[Result]:
@@ -239,8 +250,3 @@ def _at_standard(results: list[Result]) -> list[Result]:
         taken = standard if standard in values else statistics.mode(values)
         results = [r for r in results if r.config.get(key) == taken]
     return results
-
-
-def _title(variant: str, result: Result, keys: Sequence[str]) -> str:
-    title = ", ".join(VARIANTS.get(name, name) for name in variant.split("+"))
-    return title + "".join(f", {k.split('.')[1]}={result.config.get(k)}" for k in keys)
