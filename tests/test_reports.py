@@ -135,7 +135,7 @@ def test_the_best_is_bold():
     def table(best_of, **columns):
         rows = {("a", m): {c: {0: x} for c, x in row.items()} for m, row in columns.items()}
         named = tuple(dict.fromkeys(c for row in columns.values() for c in row))
-        return paper.Table("t", "T", ("Data set", "Method"), named, rows, best_of, ())
+        return paper.Table(1, "T", ("Data set", "Method"), named, rows, best_of, ())
 
     rows = {"x": {"up": 1.04, "down ↓": 7.0}, "y": {"up": 1.0, "down ↓": 5.0}, "z": {"up": 0.9}}
     best = table("column", **rows).best()

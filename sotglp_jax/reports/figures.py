@@ -25,8 +25,9 @@ from sotglp_jax.reports.results import (
     settings_but,
 )
 
-# Okabe and Ito's colours for the colour-blind; markers and dashes tell lines apart in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+# Paul Tol's muted colours for the colour-blind; markers and dashes tell lines apart in grey.
+COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933")
+COLOURS += ("#AA4499", "#000000")
 MARKERS = "osD^vPX<>p"
 DASHES = ("-", "--", "-.", ":")
 GREY = "#8A8A8A"

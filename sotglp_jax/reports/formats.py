@@ -81,34 +81,31 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A table environment for the package booktabs."""
+    """A table environment for the package booktabs; a wide table lies on its side."""
 
     def escape(text: str) -> str:
         return "".join(_LATEX.get(c, c) for c in text)
 
-    head = [escape(title) for title in (*table.head, *table.columns)]
-    rows = _grid(table, lambda text: rf"\textbf{{{text}}}", escape)
-    lines = [f"{' & '.join(row)} \\\\" for row in rows]
-    return (
-        "\n".join(
-            [
-                r"% \usepackage{booktabs,graphicx}",
-                r"\begin{table}",
-                rf"\caption{{{escape(table.title)}}}",
-                r"\resizebox{\linewidth}{!}{%",
-                rf"\begin{{tabular}}{{{'l' * len(table.head)}{'r' * len(table.columns)}}}",
-                r"\toprule",
-                f"{' & '.join(head)} \\\\",
-                r"\midrule",
-                *lines,
-                r"\bottomrule",
-                r"\end{tabular}}",
-                *(rf"\par\footnotesize {escape(note)}" for note in table.notes),
-                r"\end{table}",
-            ]
-        )
-        + "\n"
-    )
+    environment = "table" if len(table.columns) < 8 else "sidewaystable"
+    rows = [[escape(title) for title in (*table.head, *table.columns)]]
+    rows += _grid(table, lambda text: rf"\textbf{{{text}}}", escape)
+    head, *lines = [f"{' & '.join(row)} \\\\" for row in rows]
+    parts = [
+        r"% \usepackage{booktabs,graphicx,rotating}",
+        rf"\begin{{{environment}}}",
+        rf"\caption{{{escape(table.caption)}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{{'l' * len(table.head)}{'r' * len(table.columns)}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *lines,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *(rf"\par\footnotesize {escape(note)}" for note in table.notes),
+        rf"\end{{{environment}}}",
+    ]
+    return "\n".join(parts) + "\n"
 
 
 def web(table: Table) -> str:

@@ -24,8 +24,8 @@ class Table:
     """A table as data.
 
     Attributes:
-      name: of its files.
-      title: the caption.
+      number: the paper's.
+      caption: what is shown, and what all runs have in common.
       head: titles of the label columns.
       columns: titles of the others; "↓" in one says that less is better.
       rows: cells by labels and column; what is not there is a missing cell.
@@ -33,13 +33,22 @@ class Table:
       notes: below the table.
     """
 
-    name: str
-    title: str
+    number: int
+    caption: str
     head: tuple[str, ...]
     columns: tuple[str, ...]
     rows: dict[tuple[str, ...], Numbers]
     best_of: str
     notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"table{self.number}"
+
+    @property
+    def title(self) -> str:
+        return f"Table {self.number}: {self.caption}"
 
     def best(self) -> set[tuple[tuple[str, ...], str]]:
         """(labels, column) of every cell whose printed mean none of its rivals beats."""
@@ -74,7 +83,7 @@ def accuracy(results: Sequence[Result]) -> Table:
     shots = table_shots(results)
     published = PUBLISHED["table1"] if shots == PUBLISHED["shots"] else {}
     columns = _zero_shot(results) | _branches(results, shots) | _published(published, results)
-    return _of_sets("1", f"accuracy in % at {shots} shots", results, columns)
+    return _of_sets(1, f"accuracy in % at {shots} shots", results, columns)
 
 
 def ablation(results: Sequence[Result]) -> Table:
@@ -83,7 +92,7 @@ def ablation(results: Sequence[Result]) -> Table:
     published = PUBLISHED["table2"] if shots == PUBLISHED["shots"] else {}
     published = {VARIANTS[name]: numbers for name, numbers in published.items()}
     columns = _variants(results, shots) | _zero_shot(results) | _published(published, results)
-    return _of_sets("2", f"ablation, accuracy in % at {shots} shots", results, columns)
+    return _of_sets(2, f"ablation, accuracy in % at {shots} shots", results, columns)
 
 
 def detection(results: Sequence[Result]) -> Table:
@@ -101,13 +110,13 @@ def detection(results: Sequence[Result]) -> Table:
     sets = dict.fromkeys(name for found in judged.values() for name in ood_sets(found))
     pairs = [_pair(name) for name in [*sets, "average"] if judged]
     return Table(
-        "table3",
-        _title("3", f"accuracy and out-of-distribution detection in % at {shots} shots", results),
+        3,
+        _caption(f"accuracy and out-of-distribution detection in % at {shots} shots", results),
         ("ID data set", "Method", "Score"),
         (ACCURACY, *(column for pair in pairs for column in pair)),
         rows,
         "column",
-        _notes("3", rows, ACCURACY),
+        _notes(3, rows, ACCURACY),
     )
 
 
@@ -125,16 +134,16 @@ def by_shots(results: Sequence[Result]) -> Table:
     order = [*grouped(results), "average"]
     rows = {
         (dataset_title(dataset), method): cells[dataset, method]
-        for dataset, method in sorted(cells, key=lambda labels: order.index(labels[0]))
+        for dataset, method in sorted(cells, key=lambda x: (order.index(x[0]), MARK in x[1]))
     }
     return Table(
-        "table4",
-        _title("4", "accuracy in % by number of shots", results),
+        4,
+        _caption("accuracy in % by number of shots", results),
         ("Data set", "Method"),
         tuple(map(str, shots)),
         rows,
         "column",
-        _notes("4", rows, *map(str, shots)),
+        _notes(4, rows, *map(str, shots)),
     )
 
 
@@ -266,7 +275,7 @@ def _average(cells: Sequence[Cell]) -> Cell:
 
 
 def _of_sets(
-    number: str, what: str, results: Sequence[Result], columns: Mapping[str, Numbers]
+    number: int, what: str, results: Sequence[Result], columns: Mapping[str, Numbers]
 ) -> Table:
     """A table with a row for each data set."""
     columns = _averaged(columns, results)
@@ -275,16 +284,14 @@ def _of_sets(
         (dataset_title(d),): {title: x[d] for title, x in columns.items() if d in x}
         for d in [*grouped(results), *average]
     }
-    title = _title(number, what, results)
-    notes = _notes(number, rows, *columns)
-    return Table(f"table{number}", title, ("Data set",), tuple(columns), rows, "row", notes)
+    caption, notes = _caption(what, results), _notes(number, rows, *columns)
+    return Table(number, caption, ("Data set",), tuple(columns), rows, "row", notes)
 
 
-def _title(number: str, what: str, results: Sequence[Result]) -> str:
-    """The caption: what is shown, and what all runs have in common."""
+def _caption(what: str, results: Sequence[Result]) -> str:
     protocol = results[0].contents["protocol"]
     learned = [r for r in results if r.variant != "zero_shot"]
-    parts = [f"Table {number}: {what}", f"CLIP {protocol['clip']}", f"recipe {protocol['recipe']}"]
+    parts = [what, f"CLIP {protocol['clip']}", f"recipe {protocol['recipe']}"]
     full = [r for found in methods(learned).values() for r in found if r.variant == "full"]
     for key, (symbol, _) in SWEPT.items():
         values = sorted({r.config[key] for r in full if key in r.config})
@@ -295,7 +302,7 @@ def _title(number: str, what: str, results: Sequence[Result]) -> str:
     return "; ".join(parts + [f"seed {seeds[0]}"] * (len(seeds) == 1))
 
 
-def _notes(number: str, rows: Mapping[tuple[str, ...], Numbers], *columns: str) -> tuple[str, ...]:
+def _notes(number: int, rows: Mapping[tuple[str, ...], Numbers], *columns: str) -> tuple[str, ...]:
     if not rows:
         return ("No run has such results.",)
     notes = ["Best in bold; of equal ones, all."]
@@ -303,7 +310,7 @@ def _notes(number: str, rows: Mapping[tuple[str, ...], Numbers], *columns: str) 
         notes += [f"{MISSING} is missing: there is no such run or published number."]
     if any(MARK in name for name in [*columns, *(x for labels in rows for x in labels)]):
         notes += [f"{MARK.strip()} published: {PUBLISHED['source']} (CLIP {PUBLISHED['clip']})."]
-        notes += PUBLISHED["notes"][number]
+        notes += PUBLISHED["notes"][str(number)]
     if any("Average" in labels for labels in rows):
         notes += [
             "The average is over the data sets shown; of published numbers as printed if those "
