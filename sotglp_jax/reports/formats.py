@@ -7,7 +7,7 @@ import re
 import statistics
 from collections.abc import Callable
 
-from sotglp_jax.reports.paper import MISSING, Cell, Table
+from sotglp_jax.reports.paper import MARK, MISSING, Cell, Table
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -110,9 +110,13 @@ def latex(table: Table) -> str:
 
 def web(table: Table) -> str:
     """A table element; the name of the method, or else of the data set, heads each row."""
+
+    def escape(text: str) -> str:
+        return html.escape(text).replace(MARK, f"&nbsp;{MARK.strip()}")
+
     labels, heading = len(table.head), min(1, len(table.head) - 1)
-    head = [f"<th scope=col>{html.escape(text)}</th>" for text in (*table.head, *table.columns)]
-    rows = [[f"<td>{text}</td>" for text in row] for row in _grid(table, _bold, html.escape)]
+    head = [f"<th scope=col>{escape(text)}</th>" for text in (*table.head, *table.columns)]
+    rows = [[f"<td>{text}</td>" for text in row] for row in _grid(table, _bold, escape)]
     for row in rows:
         row[heading] = row[heading].replace("<td>", "<th scope=row>").replace("</td>", "</th>")
     for row in (head, *rows):

@@ -22,6 +22,7 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
 td { white-space: nowrap; } .label { text-align: left; }
 th[scope=row] { position: sticky; left: 0; background: #fff; font-weight: normal; min-width: 6rem; }
+@media (min-width: 50rem) { th[scope=row] { white-space: nowrap; } }
 thead th { border-bottom: 2px solid #555; vertical-align: bottom; }
 img { width: 100%; display: block; }
 figure { margin: 2.5rem 0 0; } figcaption, .notes { font-size: .875rem; color: #444; }
