@@ -199,6 +199,16 @@ def test_published_numbers_are_there_for_their_data_sets_and_shots_alone(tmp_pat
     assert list(table.rows)[:2] == [("ImageNet",), ("Caltech101",)]  # in the paper's order
 
 
+def test_runs_that_learned_nothing_make_a_report_too(tmp_path):
+    write(tmp_path, 0.0, dataset="eurosat", shots=0, seed=0, **{"method.name": "zeroshot"})
+    found, warnings = results.read(tmp_path)
+    first, _, _, last = paper.make(found)
+    assert first.rows["EuroSAT",]["zero-shot CLIP"] == {0: 50.0} and not warnings
+    assert first.rows["EuroSAT",]["SOT-GLP †"] == {0: 91.7}
+    assert last.notes == ("No run has such results.",) and figures.make(found) == []
+    assert all(write_as(last) for write_as in (*report.TABLES.values(), formats.web))
+
+
 def test_what_differs_in_the_method_is_told_apart(tmp_path):
     for value in ("fixed", "learned"):
         write(tmp_path, 0.9, **{"method.fusion": value})
