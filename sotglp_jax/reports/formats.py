@@ -1,0 +1,129 @@
+"""A table as Markdown, CSV, LaTeX and HTML."""
+
+import csv
+import html
+import io
+import re
+import statistics
+from collections.abc import Callable
+
+from sotglp_jax.reports.paper import MARK, MISSING, Cell, Table
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "–": "--",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "λ": r"$\lambda$",
+    "ε": r"$\varepsilon$",
+    "∞": r"$\infty$",
+}
+
+
+def written(cell: Cell | None) -> str:
+    """Mean ± standard deviation, one decimal."""
+    if not cell:
+        return MISSING
+    values = list(cell.values())
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
+
+
+def _grid(table: Table, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list]:
+    """The rows as text, labels first."""
+    best = table.best()
+    return [
+        [
+            *map(escape, labels),
+            *(
+                (bold if (labels, c) in best else str)(escape(written(numbers.get(c))))
+                for c in table.columns
+            ),
+        ]
+        for labels, numbers in table.rows.items()
+    ]
+
+
+def markdown(table: Table) -> str:
+    """A heading, the table, and the notes."""
+
+    def escape(text: str) -> str:
+        return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
+
+    head = [escape(title) for title in (*table.head, *table.columns)]
+    rule = ["---"] * len(table.head) + ["---:"] * len(table.columns)
+    rows = [head, rule, *_grid(table, lambda text: f"**{text}**", escape)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    notes = [f"- {escape(note)}" for note in table.notes]
+    return "\n".join([f"## {escape(table.title)}", "", *lines, "", *notes]) + "\n"
+
+
+def comma_separated(table: Table) -> str:
+    """Numbers alone: a column of means and, where there are some, one of standard deviations."""
+    spread = [
+        c for c in table.columns if any(len(row.get(c, ())) > 1 for row in table.rows.values())
+    ]
+    head = [title for c in table.columns for title in ([c, f"{c} ±"] if c in spread else [c])]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*table.head, *head])
+    for labels, numbers in table.rows.items():
+        cells = []
+        for column in table.columns:
+            mean, _, deviation = written(numbers.get(column)).partition(" ± ")
+            cells += ["" if mean == MISSING else mean] + [deviation] * (column in spread)
+        writer.writerow([*labels, *cells])
+    return file.getvalue()
+
+
+def latex(table: Table) -> str:
+    """A table environment for the package booktabs; a wide table lies on its side."""
+
+    def escape(text: str) -> str:
+        return "".join(_LATEX.get(c, c) for c in text)
+
+    environment = "table" if len(table.columns) < 8 else "sidewaystable"
+    rows = [[escape(title) for title in (*table.head, *table.columns)]]
+    rows += _grid(table, lambda text: rf"\textbf{{{text}}}", escape)
+    head, *lines = [f"{' & '.join(row)} \\\\" for row in rows]
+    parts = [
+        r"% \usepackage{booktabs,graphicx,rotating}",
+        rf"\begin{{{environment}}}",
+        rf"\caption{{{escape(table.caption)}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{{'l' * len(table.head)}{'r' * len(table.columns)}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *lines,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *(rf"\par\footnotesize {escape(note)}" for note in table.notes),
+        rf"\end{{{environment}}}",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def web(table: Table) -> str:
+    """A table element; the name of the method, or else of the data set, heads each row."""
+
+    def escape(text: str) -> str:
+        return html.escape(text).replace(MARK, f"&nbsp;{MARK.strip()}")
+
+    labels, heading = len(table.head), min(1, len(table.head) - 1)
+    head = [f"<th scope=col>{escape(text)}</th>" for text in (*table.head, *table.columns)]
+    rows = [[f"<td>{text}</td>" for text in row] for row in _grid(table, _bold, escape)]
+    for row in rows:
+        row[heading] = row[heading].replace("<td>", "<th scope=row>").replace("</td>", "</th>")
+    for row in (head, *rows):
+        row[:labels] = [cell.replace(">", " class=label>", 1) for cell in row[:labels]]
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f"<table>\n<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _bold(text: str) -> str:
+    return f"<b>{text}</b>"

@@ -1,0 +1,321 @@
+"""The paper's Tables 1 to 4: our results, and the published numbers beside them."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from sotglp_jax.reports.results import SWEPT, VARIANTS, Result, grouped, methods
+from sotglp_jax.tables import OOD_SCORES
+
+PUBLISHED = json.loads((Path(__file__).parent.parent / "assets" / "published.json").read_text())
+MARK = " †"  # behind the name of a published row or column
+MISSING = "–"
+ACCURACY = "Accuracy"
+BRANCHES = {"fused": "fused", "global": "global only", "local": "local only"}
+
+Cell = dict[int, float]  # in %, by seed; the one key 0 for what no seed of ours decided
+Numbers = dict[str, Cell]  # by column or by data set, without the missing ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table as data.
+
+    Attributes:
+      number: the paper's.
+      caption: what is shown, and what all runs have in common.
+      head: titles of the label columns.
+      columns: titles of the others; "↓" in one says that less is better.
+      rows: cells by labels and column; what is not there is a missing cell.
+      best_of: "row", or "column": among the rows with the same first label.
+      notes: below the table.
+    """
+
+    number: int
+    caption: str
+    head: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: dict[tuple[str, ...], Numbers]
+    best_of: str
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"table{self.number}"
+
+    @property
+    def title(self) -> str:
+        return f"Table {self.number}: {self.caption}"
+
+    def best(self) -> set[tuple[tuple[str, ...], str]]:
+        """(labels, column) of every cell whose printed mean none of its rivals beats."""
+        rivals: dict[tuple, dict[tuple, float]] = {}
+        for labels, numbers in self.rows.items():
+            for column, cell in numbers.items():
+                group = (labels, "") if self.best_of == "row" else (labels[0], column)
+                sign = -1 if "↓" in column else 1
+                value = sign * float(f"{statistics.mean(cell.values()):.1f}")
+                rivals.setdefault(group, {})[labels, column] = value
+        return {
+            cell
+            for found in rivals.values()
+            for cell, value in found.items()
+            if len(found) > 1 and value == max(found.values())
+        }
+
+
+def make(results: Sequence[Result]) -> list[Table]:
+    """All four tables of results that `results.check` let pass."""
+    return [table(results) for table in (accuracy, ablation, detection, by_shots)]
+
+
+def table_shots(results: Sequence[Result]) -> int:
+    """Of Tables 1 to 3: 16 as in the paper, or the most there are where nothing learned from 16."""
+    shots = {r.shots for r in results if r.variant != "zero_shot"}
+    return PUBLISHED["shots"] if PUBLISHED["shots"] in shots or not shots else max(shots)
+
+
+def accuracy(results: Sequence[Result]) -> Table:
+    """Table 1: accuracy by data set of CLIP, the method, its branches, and the others."""
+    shots = table_shots(results)
+    published = PUBLISHED["table1"] if shots == PUBLISHED["shots"] else {}
+    columns = _zero_shot(results) | _branches(results, shots) | _published(published, results)
+    return _of_sets(1, f"accuracy in % at {shots} shots", results, columns)
+
+
+def ablation(results: Sequence[Result]) -> Table:
+    """Table 2: accuracy by data set and variant."""
+    shots = table_shots(results)
+    published = PUBLISHED["table2"] if shots == PUBLISHED["shots"] else {}
+    published = {VARIANTS[name]: numbers for name, numbers in published.items()}
+    columns = _variants(results, shots) | _zero_shot(results) | _published(published, results)
+    return _of_sets(2, f"ablation, accuracy in % at {shots} shots", results, columns)
+
+
+def detection(results: Sequence[Result]) -> Table:
+    """Table 3: accuracy, and FPR95 and AUROC of each out-of-distribution set, by score."""
+    shots = table_shots(results)
+    judged = grouped([r for r in results if "ood" in r.contents and r.shots == shots])
+    rows: dict[tuple[str, ...], Numbers] = {}
+    for dataset, found in judged.items():
+        for title, runs in methods(results).items():
+            runs = [r for r in runs if r in found]
+            for score, name in OOD_SCORES.items() if runs else ():
+                rows[dataset_title(dataset), title, name] = _detected(runs, score)
+        if dataset == "imagenet" and shots == PUBLISHED["shots"]:
+            rows |= _published_detection(ood_sets(found))
+    sets = dict.fromkeys(name for found in judged.values() for name in ood_sets(found))
+    pairs = [_pair(name) for name in [*sets, "average"] if judged]
+    return Table(
+        3,
+        _caption(f"accuracy and out-of-distribution detection in % at {shots} shots", results),
+        ("ID data set", "Method", "Score"),
+        (ACCURACY, *(column for pair in pairs for column in pair)),
+        rows,
+        "column",
+        _notes(3, rows, ACCURACY),
+    )
+
+
+def by_shots(results: Sequence[Result]) -> Table:
+    """Table 4: accuracy by data set, method and number of shots."""
+    shots = sorted({r.shots for r in results if r.variant != "zero_shot"})
+    cells: dict[tuple[str, str], Numbers] = {}
+    for k in shots:
+        found = _zero_shot(results) | _branches(results, k) | _variants(results, k)
+        found.pop(VARIANTS["full"], None)  # it stands there with its branches
+        found |= _published_at(k, results)
+        for method, numbers in _averaged(found, results).items():
+            for dataset, cell in numbers.items():
+                cells.setdefault((dataset, method), {})[str(k)] = cell
+    order = [*grouped(results), "average"]
+    rows = {
+        (dataset_title(dataset), method): cells[dataset, method]
+        for dataset, method in sorted(cells, key=lambda x: (order.index(x[0]), MARK in x[1]))
+    }
+    return Table(
+        4,
+        _caption("accuracy in % by number of shots", results),
+        ("Data set", "Method"),
+        tuple(map(str, shots)),
+        rows,
+        "column",
+        _notes(4, rows, *map(str, shots)),
+    )
+
+
+def dataset_title(name: str) -> str:
+    """The name of a data set as the paper writes it."""
+    return PUBLISHED["titles"].get(name, "Average" if name == "average" else name)
+
+
+def ood_sets(results: Sequence[Result]) -> list[str]:
+    """Of results of one data set: what was to be told from it."""
+    return [name for name in results[0].contents["ood"]["images"] if name != "test"]
+
+
+def cell_of(results: Iterable[Result], value: Callable[[Result], float | None]) -> Cell:
+    """A value of each seed's run; of a repeated run the first.
+
+    Args:
+      results: of one method, data set and number of shots.
+      value: of a result, None where it has none.
+    """
+    found = [(r.seed, value(r)) for r in results]
+    return {seed: x for seed, x in reversed(found) if x is not None}
+
+
+def branch(result: Result, name: str) -> float | None:
+    """The accuracy of a key of `BRANCHES` or of zero_shot, in %."""
+    found = result.contents["accuracy"]
+    return 100 * found[name] if name in found else None
+
+
+def _zero_shot(results: Sequence[Result]) -> dict[str, Numbers]:
+    """Accuracy of CLIP by data set: one number, for no seed changes it."""
+    numbers = _by_set(results, lambda r: branch(r, "zero_shot"))
+    alike = {d: {0: x} for d, c in numbers.items() for x in c.values() if len({*c.values()}) == 1}
+    return {VARIANTS["zero_shot"]: numbers | alike}
+
+
+def _branches(results: Sequence[Result], shots: int) -> dict[str, Numbers]:
+    """Accuracy by data set of the whole method and of its two branches."""
+    runs = [r for r in methods(results).get(VARIANTS["full"], ()) if r.shots == shots]
+    found = {
+        f"{VARIANTS['full']}, {said}": _by_set(runs, lambda r, name=name: branch(r, name))
+        for name, said in BRANCHES.items()
+    }
+    return {title: numbers for title, numbers in found.items() if numbers}
+
+
+def _variants(results: Sequence[Result], shots: int) -> dict[str, Numbers]:
+    """Accuracy by data set of every variant that learns."""
+    found = {
+        title: _by_set([r for r in runs if r.shots == shots], lambda r: r.accuracy)
+        for title, runs in methods(results).items()
+        if title != VARIANTS["zero_shot"]
+    }
+    return {title: numbers for title, numbers in found.items() if numbers}
+
+
+def _by_set(results: Sequence[Result], value: Callable[[Result], float | None]) -> Numbers:
+    cells = {dataset: cell_of(found, value) for dataset, found in grouped(results).items()}
+    return {dataset: cell for dataset, cell in cells.items() if cell}
+
+
+def _published(printed: Mapping[str, Mapping[str, float]], results) -> dict[str, Numbers]:
+    """Printed numbers of our data sets; the printed averages where those are all of theirs."""
+    sets = set(grouped(results))
+    sets |= {"average"} if sets == PUBLISHED["titles"].keys() else set()
+    found = {
+        method + MARK: {d: {0: x} for d, x in numbers.items() if d in sets}
+        for method, numbers in printed.items()
+    }
+    return {method: numbers for method, numbers in found.items() if numbers}
+
+
+def _published_at(shots: int, results: Sequence[Result]) -> dict[str, Numbers]:
+    """Of the paper's Table 4, one number of shots."""
+    if shots not in PUBLISHED["table4_shots"]:
+        return {}
+    i = PUBLISHED["table4_shots"].index(shots)
+    printed = {m: {d: x[i] for d, x in sets.items()} for m, sets in PUBLISHED["table4"].items()}
+    return _published(printed, results)
+
+
+def _published_detection(sets: Sequence[str]) -> dict[tuple[str, ...], Numbers]:
+    rows = {}
+    for method, printed in PUBLISHED["table3"].items():
+        numbers = {ACCURACY: {0: printed["accuracy"]}}
+        whole = ["average"] if set(sets) == PUBLISHED["ood_titles"].keys() else []
+        for name in [*(s for s in sets if s in printed), *whole]:
+            numbers |= {c: {0: x} for c, x in zip(_pair(name), printed[name], strict=True)}
+        rows[dataset_title("imagenet"), method + MARK, ""] = numbers
+    return rows
+
+
+def _detected(results: Sequence[Result], score: str) -> Numbers:
+    numbers = {ACCURACY: cell_of(results, lambda r: r.accuracy)}
+    for name in [*ood_sets(results), "average"]:
+        for column, key in zip(_pair(name), ("fpr95", "auroc"), strict=True):
+            numbers[column] = cell_of(results, lambda r, n=name, k=key: judged(r, score, n, k))
+    return numbers
+
+
+def judged(result: Result, score: str, name: str, key: str) -> float:
+    """FPR95 or AUROC of a score and an out-of-distribution set or their average, in %."""
+    found = result.contents["ood"]["scores"][score]
+    return 100 * (found["mean"] if name == "average" else found["sets"][name])[key]
+
+
+def _pair(name: str) -> tuple[str, str]:
+    title = PUBLISHED["ood_titles"].get(name, "Average" if name == "average" else name)
+    return f"{title} FPR95 ↓", f"{title} AUROC ↑"
+
+
+def _averaged(found: Mapping[str, Numbers], results: Sequence[Result]) -> dict[str, Numbers]:
+    """Adds the average over several data sets where none is missing."""
+    sets = list(grouped(results))
+    averages = {
+        method: {"average": _average([numbers[d] for d in sets])}
+        for method, numbers in found.items()
+        if len(sets) > 1 and numbers.keys() >= set(sets)
+    }
+    return {method: averages.get(method, {}) | numbers for method, numbers in found.items()}
+
+
+def _average(cells: Sequence[Cell]) -> Cell:
+    """By seed where all cells are of the same seeds."""
+    if all(cell.keys() == cells[0].keys() for cell in cells):
+        return {seed: statistics.mean(cell[seed] for cell in cells) for seed in cells[0]}
+    return {0: statistics.mean(statistics.mean(cell.values()) for cell in cells)}
+
+
+def _of_sets(
+    number: int, what: str, results: Sequence[Result], columns: Mapping[str, Numbers]
+) -> Table:
+    """A table with a row for each data set."""
+    columns = _averaged(columns, results)
+    average = ["average"] * any("average" in numbers for numbers in columns.values())
+    rows = {
+        (dataset_title(d),): {title: x[d] for title, x in columns.items() if d in x}
+        for d in [*grouped(results), *average]
+    }
+    caption, notes = _caption(what, results), _notes(number, rows, *columns)
+    return Table(number, caption, ("Data set",), tuple(columns), rows, "row", notes)
+
+
+def _caption(what: str, results: Sequence[Result]) -> str:
+    protocol = results[0].contents["protocol"]
+    learned = [r for r in results if r.variant != "zero_shot"]
+    parts = [what, f"CLIP {protocol['clip']}", f"recipe {protocol['recipe']}"]
+    full = [r for found in methods(learned).values() for r in found if r.variant == "full"]
+    for key, (symbol, _) in SWEPT.items():
+        values = sorted({r.config[key] for r in full if key in r.config})
+        parts += [f"{symbol} = {', '.join(map(str, values))}"] if values else []
+    seeds = sorted({r.seed for r in learned})
+    if len(seeds) > 1:
+        parts += [f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}"]
+    elif seeds:
+        parts += [f"seed {seeds[0]}"]
+    return "; ".join(parts)
+
+
+def _notes(number: int, rows: Mapping[tuple[str, ...], Numbers], *columns: str) -> tuple[str, ...]:
+    if not rows:
+        return ("No run has such results.",)
+    notes = ["Best in bold; of equal ones, all."]
+    if any(c not in numbers for numbers in rows.values() for c in columns):
+        notes += [f"{MISSING} is missing: there is no such run or published number."]
+    if any(MARK in name for name in [*columns, *(x for labels in rows for x in labels)]):
+        notes += [f"{MARK.strip()} published: {PUBLISHED['source']} (CLIP {PUBLISHED['clip']})."]
+        notes += PUBLISHED["notes"][str(number)]
+    if any("Average" in labels for labels in rows):
+        notes += [
+            "The average is over the data sets shown; of published numbers as printed if those "
+            "are all of the paper's."
+        ]
+    return tuple(notes)

@@ -1,0 +1,102 @@
+"""The report of a folder of runs: tables, figures, and one page that holds them all."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from sotglp_jax.errors import InputError
+from sotglp_jax.reports import figures, formats, paper, results
+from sotglp_jax.reports.figures import Picture
+from sotglp_jax.reports.paper import Table
+
+TABLES = {"md": formats.markdown, "csv": formats.comma_separated, "tex": formats.latex}
+DPI = 160
+STYLE = """
+body { font: 16px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff;
+  max-width: 70rem; margin: 0 auto; padding: 0 1rem 3rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.5rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
+td { white-space: nowrap; } .label { text-align: left; }
+th[scope=row] { position: sticky; left: 0; background: #fff; font-weight: normal; min-width: 6rem; }
+@media (min-width: 50rem) { th[scope=row] { white-space: nowrap; } }
+thead th { border-bottom: 2px solid #555; vertical-align: bottom; }
+img { width: 100%; display: block; }
+figure { margin: 2.5rem 0 0; } figcaption, .notes { font-size: .875rem; color: #444; }
+.warning { border-left: 4px solid #D55E00; padding-left: .75rem; }
+"""
+
+
+def write(folder: Path, out: Path) -> list[str]:
+    """Reads the runs below a folder and writes their report.
+
+    Args:
+      folder: holds the run folders, at any depth.
+      out: gets table1 to table4 as .md, .csv and .tex, the figures as .png and .pdf, report.html.
+
+    Returns:
+      Warnings: which runs were left out, and where seeds are missing.
+
+    Raises:
+      InputError: no run is finished, runs may not stand together, or `out` cannot be written.
+    """
+    found, warnings = results.read(folder)
+    tables, pictures = paper.make(found), figures.make(found)
+    files = {f"{t.name}.{end}": of(t).encode() for t in tables for end, of in TABLES.items()}
+    files |= {f"{p.name}.{end}": _drawn(p, end) for p in pictures for end in ("png", "pdf")}
+    parts = [f"<p class=warning>{html.escape(warning)}</p>" for warning in warnings]
+    parts += map(_section, tables)
+    parts += [_figure(p, files[f"{p.name}.png"]) for p in pictures]
+    page = _page(f"{len(found)} runs below {folder}", parts)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in (files | {"report.html": page.encode()}).items():
+            (out / name).write_bytes(content)
+    except OSError as error:
+        raise InputError(
+            f"the report cannot be written to {out} ({error.strerror}): choose another --out."
+        ) from None
+    return warnings
+
+
+def _drawn(picture: Picture, ending: str) -> bytes:
+    file = io.BytesIO()
+    picture.figure.savefig(file, format=ending, dpi=DPI)
+    return file.getvalue()
+
+
+def _page(title: str, parts: Sequence[str]) -> str:
+    """The page: nothing in it is fetched from anywhere."""
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            '<head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>SOT-GLP: {html.escape(title)}</title>",
+            f"<style>{STYLE}</style></head>",
+            f"<body><h1>SOT-GLP: {html.escape(title)}</h1>",
+            *parts,
+            "</body></html>\n",
+        ]
+    )
+
+
+def _section(table: Table) -> str:
+    notes = "".join(f"<p class=notes>{html.escape(note)}</p>" for note in table.notes)
+    heading = f"<h2>{html.escape(table.title)}</h2>"
+    return f"<section>{heading}\n<div class=wide>{formats.web(table)}</div>\n{notes}</section>"
+
+
+def _figure(picture: Picture, png: bytes) -> str:
+    """The picture, no smaller than its text can be read, in a box that scrolls."""
+    caption, data = html.escape(picture.caption), base64.b64encode(png).decode()
+    width = round(72 * picture.figure.get_figwidth())
+    image = (
+        f'<img alt="{caption}" style="min-width:{width}px;max-width:{2 * width}px" '
+        f'src="data:image/png;base64,{data}">'
+    )
+    return f"<figure><div class=wide>{image}</div><figcaption>{caption}</figcaption></figure>"

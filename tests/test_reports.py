@@ -1,0 +1,392 @@
+"""Tables, figures and the page that are made of results files."""
+
+import csv
+import html.parser
+import itertools
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.axis import Axis
+from matplotlib.text import Annotation, Text
+
+from sotglp_jax.errors import InputError
+from sotglp_jax.reports import figures, formats, paper, report, results
+from sotglp_jax.reports.paper import PUBLISHED
+
+NUMBER = r"(?<![\w.=])\d+\.\d(?!\d)"
+SETS = ("inaturalist", "sun", "places", "textures")
+
+
+def write(root: Path, fused: float, *, dataset="digits", shots=16, seed=1, ood=None, **config):
+    """A run folder with results as `evaluate.report` writes them; `ood`: FPR95 of GL-MCM."""
+    protocol = {"dataset": dataset, "classes": 10, "sampler": "coop", "shots": shots, "seed": seed}
+    protocol |= {"clip": "tiny", "recipe": "paper", "template": f"{dataset} {{}}"}
+    settings = {"dataset": dataset, "shots": shots, "seed": seed, "recipe": "paper"}
+    settings |= {"method.name": "sotglp", "method.fusion_weight": 0.25, "method.topk": 10}
+    settings |= {"transport.epsilon": 0.1, "train.epochs": 50} | config
+    accuracy = {"zero_shot": 0.5, "fused": fused, "global": fused - 0.1, "local": fused - 0.05}
+    if settings["method.name"] == "zeroshot":
+        accuracy = {"zero_shot": 0.5}
+    contents = {"accuracy": accuracy, "protocol": protocol, "targets": {}, "config": settings}
+    if ood is not None:
+        sets = {name: {"fpr95": ood, "auroc": 1 - ood / 3} for name in SETS}
+        judged = {"threshold": 0.5, "sets": sets, "mean": sets["sun"]}
+        images = {"test": 9} | {name: 4 for name in SETS}
+        scores = {name: judged for name in ("mcm", "l_mcm", "gl_mcm", "fused", "transport")}
+        contents["ood"] = {"temperature": 1.0, "images": images, "scores": scores}
+    folder = root / "-".join(map(str, (dataset, shots, seed, *config.values())))
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(contents))
+    (folder / "train_images.txt").write_text("x\n")
+    lines = [{"step": k, "loss": 1 / k, "accuracy_fused": fused} for k in (10, 20)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return folder
+
+
+def rows_of(text: str) -> dict[tuple[str, str], str]:
+    """Cells of a Markdown table by (labels joined, column)."""
+    head, _, *lines = [x.strip("| ").split(" | ") for x in text.splitlines() if x[:1] == "|"]
+    labels = sum(title in ("Data set", "ID data set", "Method", "Score") for title in head)
+    return {
+        (" ".join(line[:labels]).strip(), column): cell
+        for line in lines
+        for column, cell in zip(head[labels:], line[labels:], strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two data sets, one of the paper's; two variants, one of them on one data set alone."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (1, 2, 3):
+        write(root, 0.70 + seed / 100, dataset="imagenet", seed=seed, ood=0.2 + seed / 50)
+        write(root, 0.60 + seed / 50, dataset="imagenet", seed=seed, shots=4)
+        write(root, 0.80 + seed / 100, seed=seed)
+        write(root, 0.72, dataset="imagenet", seed=seed, variant="no_proj", ood=0.1)
+        for value in (0.0, 1.0):
+            write(root, 0.65 + value / 10, seed=seed, **{"method.fusion_weight": value})
+    write(root, 0.0, dataset="imagenet", **{"method.name": "zeroshot"})
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(runs, tmp_path_factory):
+    """The report of those runs."""
+    out = tmp_path_factory.mktemp("report")
+    assert report.write(runs, out) == []
+    return out
+
+
+def test_every_number_is_in_all_formats(made):
+    for name in ("table1", "table2", "table3", "table4"):
+        markdown, plain, latex = (
+            (made / f"{name}.{ending}").read_text() for ending in ("md", "csv", "tex")
+        )
+        markdown = "\n".join(x for x in markdown.splitlines() if x.startswith("|"))
+        latex = latex.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+        numbers = re.findall(NUMBER, markdown)
+        assert len(numbers) > 10
+        assert numbers == re.findall(NUMBER, latex) == re.findall(NUMBER, plain)
+        lengths = {len(row) for row in csv.reader(plain.splitlines())}
+        assert len(lengths) == 1
+        assert all(number in (made / "report.html").read_text() for number in numbers)
+        assert markdown.count("**") // 2 == latex.count(r"\textbf") > 0
+
+
+def test_cells_are_means_over_the_seeds_at_the_papers_setting(made):
+    cells = rows_of((made / "table1.md").read_text())
+    values = [70 + seed for seed in (1, 2, 3)]
+    expected = f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+    assert cells["ImageNet", "SOT-GLP, fused"] == expected
+    assert cells["digits", "SOT-GLP, fused"].strip("*") == "82.0 ± 1.0"  # without the sweep
+    assert cells["digits", "zero-shot CLIP"] == "50.0"
+    # Of every seed the average over the data sets, and then over the seeds.
+    assert cells["Average", "SOT-GLP, global only"].strip("*") == "67.0 ± 1.0"
+    assert "over seeds 1, 2, 3" in (made / "table1.md").read_text()
+    shots = rows_of((made / "table4.md").read_text())
+    assert shots["ImageNet SOT-GLP, fused", "4"] == "64.0 ± 2.0"
+    assert shots["ImageNet SOT-GLP †", "4"] == "**72.9**"
+
+
+def test_missing_cells_are_shown_as_missing(made):
+    cells = rows_of((made / "table2.md").read_text())
+    assert cells["ImageNet", "w/o projection"] == "72.0 ± 0.0"
+    for labels in ("digits", "Average"):
+        assert cells[labels, "w/o projection"] == "–"
+    cells = rows_of((made / "table1.md").read_text())
+    assert cells["digits", "CoOp †"] == "–" and cells["ImageNet", "CoOp †"] == "71.7"
+    rows = csv.DictReader((made / "table1.csv").read_text().splitlines())
+    assert {row["Data set"]: row["CoOp †"] for row in rows} == {
+        "ImageNet": "71.7",
+        "digits": "",
+        "Average": "",
+    }
+    assert "& -- &" in (made / "table1.tex").read_text()
+    assert "– is missing" in (made / "table1.md").read_text()
+
+
+def test_the_best_is_bold():
+    def table(best_of, **columns):
+        rows = {("a", m): {c: {0: x} for c, x in row.items()} for m, row in columns.items()}
+        named = tuple(dict.fromkeys(c for row in columns.values() for c in row))
+        return paper.Table(1, "T", ("Data set", "Method"), named, rows, best_of, ())
+
+    rows = {"x": {"up": 1.04, "down ↓": 7.0}, "y": {"up": 1.0, "down ↓": 5.0}, "z": {"up": 0.9}}
+    best = table("column", **rows).best()
+    assert best == {(("a", "x"), "up"), (("a", "y"), "up"), (("a", "y"), "down ↓")}
+    assert table("row", x={"one": 2.0, "two": 3.0}, y={"one": 1.0}).best() == {(("a", "x"), "two")}
+    assert not table("column", x={"up": 1.0}).best()  # nothing to beat
+
+
+def test_detection_stands_beside_the_published(made):
+    cells = rows_of((made / "table3.md").read_text())
+    assert cells["ImageNet SOT-GLP GL-MCM", "Average FPR95 ↓"] == "24.0 ± 2.0"
+    assert cells["ImageNet w/o projection GL-MCM", "SUN FPR95 ↓"].strip("*") == "10.0 ± 0.0"
+    assert cells["ImageNet w/o Proj †", "Average AUROC ↑"].strip("*") == "94.2"
+    assert not [labels for labels, _ in cells if labels.startswith("digits")]
+
+
+def test_published_averages_are_right_but_for_the_named_slips():
+    columns = {}
+    for number in (1, 2):
+        for method, cells in PUBLISHED[f"table{number}"].items():
+            values = [x for name, x in cells.items() if name != "average"]
+            assert len(values) == 11
+            columns[number, method, "average"] = (values, cells["average"])
+    for method, cells in PUBLISHED["table3"].items():
+        for i, measure in enumerate(("FPR95", "AUROC")):
+            values = [cells[name][i] for name in SETS]
+            columns[3, method, f"average {measure}"] = (values, cells["average"][i])
+    for method, sets in PUBLISHED["table4"].items():
+        for i, shots in enumerate(PUBLISHED["table4_shots"]):
+            values = [sets[name][i] for name in PUBLISHED["titles"]]
+            columns[4, method, f"{shots} shots"] = (values, sets["average"][i])
+    # The numbers and their averages are rounded, each by up to 0.05.
+    slips = {
+        place: (printed, round(statistics.mean(values), 1))
+        for place, (values, printed) in columns.items()
+        if abs(statistics.mean(values) - printed) > 0.1 + 1e-9
+    }
+    named = {
+        (s["table"], s["row"], s["column"]): (s["printed"], s["mean"]) for s in PUBLISHED["slips"]
+    }
+    assert slips == named
+    differing = {
+        method
+        for method, sets in PUBLISHED["table4"].items()
+        for name in PUBLISHED["titles"]
+        if sets[name][-1] != PUBLISHED["table1"][method][name]
+    }
+    assert differing == {"CoOp", "PromptSRC", "GalLoP"}
+    assert all(m in PUBLISHED["notes"]["4"][1] for m in differing)
+
+
+def test_published_numbers_are_there_for_their_data_sets_and_shots_alone(tmp_path):
+    write(tmp_path / "a", 0.9, dataset="dtd", shots=8)
+    table = paper.accuracy(results.read(tmp_path / "a")[0])
+    assert not any(paper.MARK in column for column in table.columns)
+    assert "at 8 shots" in table.title and "seed 1" in table.title
+    for i, name in enumerate(PUBLISHED["titles"]):
+        write(tmp_path / "b", 0.5 + i / 100, dataset=name)
+    table = paper.accuracy(results.read(tmp_path / "b")[0])
+    assert table.rows[("Average",)]["CLIP †"] == {0: 75.7}  # as printed
+    assert list(table.rows)[:2] == [("ImageNet",), ("Caltech101",)]  # in the paper's order
+
+
+def test_runs_that_learned_nothing_make_a_report_too(tmp_path):
+    write(tmp_path, 0.0, dataset="eurosat", shots=0, seed=0, **{"method.name": "zeroshot"})
+    found, warnings = results.read(tmp_path)
+    first, _, _, last = paper.make(found)
+    assert first.rows["EuroSAT",]["zero-shot CLIP"] == {0: 50.0} and not warnings
+    assert first.rows["EuroSAT",]["SOT-GLP †"] == {0: 91.7}
+    assert last.notes == ("No run has such results.",) and figures.make(found) == []
+    assert all(write_as(last) for write_as in (*report.TABLES.values(), formats.web))
+
+
+def test_what_differs_in_the_method_is_told_apart(tmp_path):
+    for value in ("fixed", "learned"):
+        write(tmp_path, 0.9, **{"method.fusion": value})
+    write(tmp_path, 0.8, **{"method.vv": False})
+    for n in (2, 4):
+        write(tmp_path, 0.8, variant="no_ot", **{"method.n_local": n})
+    write(tmp_path, 0.8, dataset="dtd", variant="no_ot", ood=0.1, **{"method.n_local": 4})
+    found, _ = results.read(tmp_path)
+    assert list(results.methods(found)) == [
+        "SOT-GLP",
+        "SOT-GLP, fusion=learned",
+        "SOT-GLP, vv=False",
+        "w/o transport, n_local=2",
+        "w/o transport, n_local=4",
+    ]
+    figures.make(found)
+    titles = {labels[1] for table in paper.make(found)[2:] for labels in table.rows}
+    assert "w/o transport, n_local=4" in titles and "w/o transport" not in titles
+
+
+def test_a_repeated_run_counts_once_and_missing_seeds_are_said(tmp_path):
+    for seed in (1, 2):
+        folder = write(tmp_path, 0.8 + seed / 100, seed=seed)
+    write(tmp_path, 0.7, variant="no_vv")
+    shutil.copytree(folder, tmp_path / "y-same")
+    shutil.copytree(folder, tmp_path / "z-other")
+    change(tmp_path / "z-other", "accuracy", "fused", value=0.1)
+    write(tmp_path, 0.7, **{"data.classes": "base"})
+    found, warnings = results.read(tmp_path)
+    assert formats.written(paper.ablation(found).rows[("digits",)]["SOT-GLP"]) == "81.5 ± 0.7"
+    assert len(warnings) == 3 and "no runs of half the classes" in warnings[0]
+    assert "z-other are the same run with other accuracies" in warnings[1]
+    assert warnings[2] == "digits, w/o V-V attention, 16 shots: only seed 1 of 1, 2."
+
+
+def test_the_page_is_one_whole_file_that_fetches_nothing(runs, made):
+    page = (made / "report.html").read_text()
+    opened, loaded, tags = [], [], []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags.append((tag, dict(attrs)))
+            loaded.extend(v for k, v in attrs if k in ("src", "href", "srcset", "data", "poster"))
+            if tag not in ("meta", "img"):
+                opened.append(tag)
+
+        def handle_endtag(self, tag):
+            assert opened.pop() == tag
+
+    Reader().feed(page)
+    assert opened == [] and not re.search(r"@import|url\(", page)
+    pictures = sorted(path.stem for path in made.glob("*.png"))
+    assert len(loaded) == len(pictures) == len(list(made.glob("*.pdf"))) > 4
+    assert all(source.startswith("data:image/png;base64,") for source in loaded)
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in tags
+    assert [tag for tag, _ in tags].count("table") == 4 and page.count("<div class=wide>") == len(
+        [*pictures, *range(4)]
+    )
+    assert page.count("<b>") == sum(len(t.best()) for t in paper.make(results.read(runs)[0]))
+
+
+def test_figures_have_no_overlapping_text(runs):
+    pictures = figures.make(results.read(runs)[0])
+    assert [p.name for p in pictures] == [
+        "figure3-imagenet",
+        "shots",
+        "fusion_weight",
+        "training-imagenet",
+        "training-digits",
+    ]
+    for picture in pictures:
+        picture.figure.draw_without_rendering()
+        outside = {
+            label
+            for axis in picture.figure.findobj(Axis)
+            for tick in axis.get_major_ticks()
+            for label in (tick.label1, tick.label2)
+            if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+        }
+        texts = [t for t in picture.figure.findobj(Text) if t.get_visible() and t.get_text()]
+        boxes = [(t.get_text(), Text.get_window_extent(t)) for t in texts if t not in outside]
+        assert len(boxes) > 10
+        for (a, one), (b, other) in itertools.combinations(boxes, 2):
+            assert not one.padded(-0.5).overlaps(other), (picture.name, a, b)
+    names = {t.get_text() for t in pictures[0].figure.findobj(Annotation)}
+    assert names == set(PUBLISHED["table3"])
+
+
+def test_a_curve_is_of_runs_that_differ_in_just_that(tmp_path):
+    for k, epsilon in ((1, 0.1), (10, 0.1), (20, 0.5)):
+        write(tmp_path, 0.8, **{"method.topk": k, "transport.epsilon": epsilon})
+    (picture,) = [p for p in figures.make(results.read(tmp_path)[0]) if "topk" in p.name]
+    (axes,) = picture.figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "10"]
+
+
+def change(folder: Path, *keys, value):
+    contents = json.loads((folder / "results.json").read_text())
+    place = contents
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    (folder / "results.json").write_text(json.dumps(contents))
+
+
+def nothing(root):
+    root.mkdir()
+
+
+def unfinished(root):
+    (write(root, 0.9) / "results.json").unlink()
+
+
+def damaged(root):
+    (write(root, 0.9) / "results.json").write_text("{")
+
+
+def mixed(*keys, value, dataset="digits"):
+    def write_two(root):
+        write(root, 0.9, ood=0.1)
+        change(write(root, 0.8, ood=0.1, seed=2, dataset=dataset), *keys, value=value)
+
+    return write_two
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda root: None, "is no folder"),
+        (nothing, "holds no run: train"),
+        (unfinished, "holds no finished run: .*digits-16-1 is unfinished"),
+        (damaged, "results.json is damaged or of another version"),
+        (mixed("protocol", "template", value="a {}"), "their template is digits {} in one"),
+        (mixed("protocol", "clip", value="x", dataset="dtd"), "their clip is tiny in one"),
+        (mixed("config", "train.epochs", value=3), "train.epochs is 50 in .* and 3 in"),
+        (mixed("ood", "temperature", value=2.0), "ood.temperature is 1.0 in .* and 2.0 in"),
+    ],
+)
+def test_bad_runs_folders_are_one_sentence(make, said, tmp_path):
+    make(tmp_path / "runs")
+    with pytest.raises(InputError, match=said) as caught:
+        report.write(tmp_path / "runs", tmp_path / "out")
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_leaves_out_unfinished_runs_and_exits_with_2(tmp_path):
+    write(tmp_path / "runs", 0.9)
+    folder = write(tmp_path / "runs", 0.9, seed=2)
+    (folder / "results.json").unlink()
+
+    def command(*arguments):
+        started = [sys.executable, "-m", "sotglp_jax.reports", *map(str, arguments)]
+        done = subprocess.run(started, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = command(tmp_path / "runs", f"--out={tmp_path / 'out'}")
+    assert code == 0 and out == f"report: {tmp_path / 'out' / 'report.html'}\n"
+    assert err == f"warning: {folder} is unfinished and left out.\n"
+    assert f"{folder} is unfinished" in (tmp_path / "out" / "report.html").read_text()
+    code, out, err = command(folder, f"--out={tmp_path / 'out' / 'report.html'}")
+    assert code == 2 and err.startswith(f"error: {folder} holds no finished run")
+    assert "Traceback" not in err and err.count("\n") == 1
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs the browser chromium")
+def test_a_phone_shows_the_page_without_scrolling_it_sideways(made, tmp_path):
+    frame = '<iframe id=page src="{}" style="width:375px;height:800px;border:0"></iframe>'
+    script = "page.onload=()=>{document.title=page.contentDocument.documentElement.scrollWidth}"
+    (tmp_path / "phone.html").write_text(
+        frame.format(made / "report.html") + f"<script>{script}</script>"
+    )
+    browser = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu"]
+    browser += ["--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}"]
+    page = f"file://{tmp_path / 'phone.html'}"
+    seen = subprocess.run([*browser, "--dump-dom", page], capture_output=True, text=True)
+    (width,) = re.findall(r"<title>(\d+)</title>", seen.stdout)
+    assert int(width) <= 375
+    picture = tmp_path / "phone.png"
+    subprocess.run([*browser, f"--screenshot={picture}", page], capture_output=True, check=True)
+    assert picture.stat().st_size > 10_000
