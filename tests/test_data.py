@@ -244,7 +244,7 @@ def test_random_crop_stays_inside_and_covers_the_asked_area():
     assert crop.mean() > 250
 
 
-def batches(source, start=0, seed=1, workers=0, batch_size=4, epochs=3):
+def batches(source, start=0, seed=1, workers=0, batch_size=4, epochs=3, rows=None):
     augmentation = loader.Augmentation((0.5, 1.0), True)
     return list(
         loader.train_batches(
@@ -256,6 +256,7 @@ def batches(source, start=0, seed=1, workers=0, batch_size=4, epochs=3):
             augmentation=augmentation,
             workers=workers,
             start=start,
+            rows=rows,
         )
     )
 
@@ -276,6 +277,22 @@ def test_training_batches_drop_the_rest_and_resume_by_position(folder):
     other = batches(source, seed=2)
     assert any((a["image"] != b["image"]).any() for a, b in zip(whole, other, strict=True))
     assert any((a["label"] != b["label"]).any() for a, b in zip(whole[:3], whole[3:6], strict=True))
+
+
+def test_two_processes_share_the_rows_of_the_same_batches(folder):
+    source = catalog.resolve(str(folder)).train
+    halves = [(0, 1), (2, 3)]
+    pairs = zip(*(batches(source, rows=rows) for rows in halves), strict=True)
+    joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in pairs]
+    same(joined, batches(source))
+    same(batches(source, start=4, rows=halves[1]), batches(source, rows=halves[1])[4:])
+    options = {"image_size": 8, "batch_size": 4, "workers": 0}
+    first, second = (
+        list(loader.test_batches(source.take(range(5)), **options, rows=rows)) for rows in halves
+    )
+    # The last batch has one image: the second process gets padding alone.
+    assert [b["mask"].sum() for b in first] == [2, 1]
+    assert [b["mask"].sum() for b in second] == [2, 0] and not second[1]["image"].any()
 
 
 def test_a_data_set_below_one_batch_is_padded(folder):
