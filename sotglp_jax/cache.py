@@ -5,6 +5,7 @@ sees of it in epoch v; epoch e of a cached run sees view e modulo n, in the orde
 have without the cache.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import jax
 import ml_dtypes
@@ -171,21 +173,27 @@ def _build(run: Run, source: Source, views: dict, mesh: Mesh, folder: Path, meta
     part = folder.with_name(f"{folder.name}.{number}.part")
     dtype = STORED[run.config.precision]
     hosts.together(lambda: hosts.first() and _make_room(part, meta["shapes"], dtype))
-    arrays = {
-        name: np.memmap(part / f"{name}.bin", dtype, "r+", shape=tuple(shape))
-        for name, shape in meta["shapes"].items()
-    }
-    for view, images, features in _encode(run, source, views, mesh, dtype):
-        for name, array in arrays.items():
-            array[view, images] = features[name]
-    for array in arrays.values():
-        array.flush()
+    with contextlib.ExitStack() as files:
+        opened = {
+            name: files.enter_context((part / f"{name}.bin").open("r+b", buffering=0))
+            for name in meta["shapes"]
+        }
+        for view, images, features in _encode(run, source, views, mesh, dtype):
+            for name, file in opened.items():
+                _write_rows(file, view * len(source) + images, features[name])
     multihost_utils.sync_global_devices("features")
     if hosts.first():
         write(part / META, json.dumps(meta))
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
     multihost_utils.sync_global_devices("renamed")
+
+
+def _write_rows(file: BinaryIO, places: np.ndarray, rows: np.ndarray) -> None:
+    """Not through a memory map: processes on several machines may share a page of it."""
+    for place, row in zip(places.tolist(), rows, strict=True):
+        file.seek(place * row.nbytes)
+        file.write(row.tobytes())
 
 
 def _make_room(part: Path, shapes: dict, dtype: np.dtype) -> None:

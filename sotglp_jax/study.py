@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -66,12 +67,16 @@ def run_all(config: ConfigDict, folder: str, mode: str) -> None:
     names = [_name(*run) for run in zip(labels, singles, strict=True)]
     base = Path(folder).expanduser() if folder else _base(config)
     for i, (single, name) in enumerate(zip(singles, names, strict=True), start=1):
-        if mode == "eval" or not _finished(base / name, single):
+        # The first process decides: another may see the shared disk as it was.
+        finished = multihost_utils.broadcast_one_to_all(np.array(_finished(base / name, single)))
+        if mode == "eval" or not finished:
             print(f"[{i} of {len(singles)}] {base / name}", flush=True)
             run_one(single, str(base / name), mode)
-            multihost_utils.sync_global_devices("results")  # which the first process wrote
-            if not (base / name / "results.json").exists():  # stopped by Ctrl-C
+            written = (base / name / "results.json").exists()
+            if not multihost_utils.broadcast_one_to_all(np.array(written)):  # stopped by Ctrl-C
                 return
+    if not hosts.first():
+        return
     results = [json.loads((base / name / "results.json").read_text()) for name in names]
     results = [x | {"label": label} for x, label in zip(results, labels, strict=True)]
     print(tables.TABLES[config.study.table](results))

@@ -280,7 +280,7 @@ def test_training_batches_drop_the_rest_and_resume_by_position(folder):
 
 
 def test_two_processes_share_the_rows_of_the_same_batches(folder):
-    source = catalog.resolve(str(folder)).train
+    source = datasets.resolve(str(folder)).train
     halves = [(0, 1), (2, 3)]
     pairs = zip(*(batches(source, rows=rows) for rows in halves), strict=True)
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in pairs]
