@@ -1,7 +1,7 @@
 """Data sets x shots x seeds x variants, each a run of the main command; at the end, the table.
 
   python launch/sweep.py --config=configs/fewshot.py:clip=ViT-B/16 --datasets=eurosat,dtd \
-      --shots=1,16 --seeds=1,2,3 --variant=full --variant=no_vv:method.vv=False --gpus=0,1,2,3
+      --shots=1,16 --seeds=1,2,3 --variant=no_vv --variant=K5:method.topk=5 --gpus=0,1,2,3
 
 Further arguments (--config.KEY=VALUE) go to every run. A run that has its results.json below --out
 is skipped and not looked at again: give other settings another --out. One that fails is started
@@ -70,7 +70,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--shots", type=_numbers, default=[16])
     parser.add_argument("--seeds", type=_numbers, default=[1, 2, 3])
     parser.add_argument(
-        "--variant", action="append", help="NAME or NAME:KEY=VALUE,...; repeated, one a variant"
+        "--variant",
+        action="append",
+        help="one of the configuration's, or NAME:KEY=VALUE,...; repeated, one a variant",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
@@ -107,6 +109,8 @@ def plan(args: argparse.Namespace) -> list[Job]:
         folder = args.out / f"{stem}-{variant}-{shots}shot-seed{seed}"
         separator = "," if ":" in args.config else ":"
         config = f"{args.config}{separator}dataset={dataset},shots={shots},seed={seed}"
+        if variant != "full" and not values:
+            config += f",variant={variant}"
         overrides = [f"--config.{x}" for x in values.split(",") if x]
         command = [sys.executable, "-m", "sotglp_jax.main", f"--config={config}"]
         command += [f"--workdir={folder}", *args.rest, *overrides]

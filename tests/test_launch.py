@@ -233,3 +233,11 @@ def test_a_slurm_array_holds_what_is_not_finished(environment, clip_folder, tmp_
     command = task.removeprefix("--wrap=exec ").replace("$SLURM_ARRAY_TASK_ID", "1") + " --dry-run"
     shown = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True)
     assert shown.stdout.count("\n") == 1 and "seed=2" in shown.stdout, shown.stderr
+
+
+def test_a_sweep_knows_the_configurations_variants(environment, clip_folder, tmp_path):
+    more = ("--datasets=digits", "--variant=no_ot", "--variant=full", "--dry-run")
+    said, _ = sweep(environment, clip_folder, tmp_path, *more).communicate()
+    commands = [line for line in said.splitlines() if "seed=1" in line]
+    assert ["variant=no_ot" in line for line in commands] == [False, True, False]
+    assert "--config.method.vv=False" in commands[0] and "method.vv" not in commands[2]
