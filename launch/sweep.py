@@ -26,7 +26,6 @@ import queue
 import re
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -34,8 +33,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from sotglp_jax.tables import CLASSIFIERS, spread
+
 BAD_INPUT = 2  # the main command's exit code for what only the user can mend
-COLUMNS = ("zero_shot", "fused", "global", "local")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,18 +206,15 @@ def table(jobs: Sequence[Job]) -> str:
         if job.results.exists():
             found.append(json.loads(job.results.read_text())["accuracy"])
     head = f"{'data set':<20}{'variant':<14}{'shots':>5}{'seeds':>7}"
-    lines = [head + "".join(f"{name:>14}" for name in COLUMNS)]
+    lines = [head + "".join(f"{name:>14}" for name in CLASSIFIERS)]
     for (dataset, variant, shots), found in groups.items():
-        cells = "".join(f"{_cell([x[c] for x in found if c in x]):>14}" for c in COLUMNS)
+        cells = "".join(f"{_cell([x[c] for x in found if c in x]):>14}" for c in CLASSIFIERS)
         lines.append(f"{Path(dataset).stem:<20}{variant:<14}{shots:>5}{len(found):>7}{cells}")
     return "\n".join(lines)
 
 
 def _cell(values: Sequence[float]) -> str:
-    percent = [100 * x for x in values]
-    if len(percent) < 2:
-        return f"{percent[0]:.1f}" if percent else "-"
-    return f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent):.1f}"
+    return spread([100 * x for x in values]) if values else "-"
 
 
 def main() -> int:

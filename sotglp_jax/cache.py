@@ -227,7 +227,8 @@ def _encode(run: Run, source: Source, views: dict, mesh: Mesh, dtype: np.dtype):
     if augmented := "seed" in views:
         augmentation = loader.Augmentation(tuple(views["crop_scale"]), views["flip"])
         options |= {"epochs": views["views"], "seed": views["seed"], "augmentation": augmentation}
-    read = loader.view_batches if augmented else loader.test_batches
+        options["drop_rest"] = False
+    read = loader.train_batches if augmented else loader.test_batches
     batches = read(source, workers=run.workers, **options)
     vision = jax.device_put(run.frozen["vision"], sharding.replicated(local))
     total = views["views"] * -(-len(source) // batch_size)

@@ -222,9 +222,10 @@ def _text(title: str, cells: Cells, marked: set[str] = frozenset()) -> str:
 
 
 def _cell(values: list[float] | None, marked: bool) -> str:
-    if not values:
-        return "-"
-    text = f"{100 * statistics.mean(values):.1f}"
-    if len(values) > 1:
-        text += f" ± {100 * statistics.stdev(values):.1f}"
-    return text + "*" * marked
+    return spread([100 * x for x in values]) + "*" * marked if values else "-"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation (n - 1), the mean alone of a single value; one decimal."""
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"

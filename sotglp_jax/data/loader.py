@@ -113,8 +113,9 @@ def train_batches(
     workers: int,
     start: int = 0,
     rows: Sequence[int] | None = None,
+    drop_rest: bool = True,
 ) -> Iterator[Batch]:
-    """Shuffled and augmented batches of all epochs.
+    """Shuffled and augmented batches of all epochs, each epoch in its `order`.
 
     Order and augmentation are functions of seed and position, so `start=n` goes on exactly as
     if the first n batches had been taken.
@@ -129,32 +130,14 @@ def train_batches(
       workers: processes that decode; 0 decodes in threads of this one.
       start: batches to leave out at the beginning.
       rows: of every batch, those to give, ascending; None gives all.
+      drop_rest: leave out an epoch's last, short batch, see `steps_per_epoch`; else it is padded.
     """
     examples = _shuffled(source, seed).random_map(_Train(image_size, augmentation))
-    steps = steps_per_epoch(len(source), batch_size)
+    whole = -(-len(source) // batch_size)
+    steps = steps_per_epoch(len(source), batch_size) if drop_rest else whole
     rows = range(batch_size) if rows is None else rows
     batches = _Batches(examples, image_size, batch_size, steps, epochs, rows)
     return _iterate(batches, workers, start)
-
-
-def view_batches(
-    source: Source,
-    *,
-    image_size: int,
-    batch_size: int,
-    epochs: int,
-    seed: int,
-    augmentation: Augmentation,
-    workers: int,
-    rows: Sequence[int],
-) -> Iterator[Batch]:
-    """What `train_batches` would show of every image, also of those that its epochs drop.
-
-    Each epoch is in its `order`, and its last batch is padded.
-    """
-    examples = _shuffled(source, seed).random_map(_Train(image_size, augmentation))
-    steps = -(-len(source) // batch_size)
-    return _iterate(_Batches(examples, image_size, batch_size, steps, epochs, rows), workers)
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:

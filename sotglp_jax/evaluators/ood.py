@@ -8,8 +8,7 @@ import numpy as np
 from sotglp_jax import ood
 from sotglp_jax.cache import image_features
 from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp
-
-SCORES = ("mcm", "l_mcm", "gl_mcm", "fused", "transport")
+from sotglp_jax.tables import OOD_SCORES
 
 
 def measure(
@@ -53,7 +52,7 @@ def collect(parts: Iterable[Mapping], classes: int) -> dict[str, np.ndarray]:
     for name in ("mcm", "l_mcm"):
         whole[name] = ood.concept_matching(whole[name], classes)
     whole["gl_mcm"] = whole["mcm"] + whole["l_mcm"]
-    return {name: whole[name].astype(np.float64) for name in SCORES}
+    return {name: whole[name].astype(np.float64) for name in OOD_SCORES}
 
 
 def judge(
@@ -65,7 +64,7 @@ def judge(
       inside: scores of the test images.
       others: scores of each out-of-distribution set.
     """
-    for name in SCORES:
+    for name in OOD_SCORES:
         sets = {
             title: {
                 "fpr95": ood.fpr95(inside[name], scores[name]),

@@ -4,10 +4,10 @@ import csv
 import html
 import io
 import re
-import statistics
 from collections.abc import Callable
 
 from sotglp_jax.reports.paper import MARK, MISSING, Cell, Table
+from sotglp_jax.tables import spread
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -26,11 +26,7 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 def written(cell: Cell | None) -> str:
     """Mean ± standard deviation, one decimal."""
-    if not cell:
-        return MISSING
-    values = list(cell.values())
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation}"
+    return spread(list(cell.values())) if cell else MISSING
 
 
 def _grid(table: Table, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list]:
