@@ -11,6 +11,7 @@ from sotglp_jax import sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import fewshot, loader
 from sotglp_jax.evaluators import classification
+from sotglp_jax.methods.packing import pack
 from sotglp_jax.run import Run
 from sotglp_jax.state import restore
 
@@ -85,7 +86,8 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, float]:
     )
     methods, tokens = (run.zero_shot,), (run.sentences,)
     if run.method:
-        methods, tokens = (*methods, run.method), (*tokens, run.classes)
+        classes = pack(run.classes, devices=mesh.size, chunk=run.config.text.chunk)
+        methods, tokens = (*methods, run.method), (*tokens, classes)
     texts = tuple(
         jax.jit(method.encode_classes)(trained, frozen, text)
         for method, text in zip(methods, tokens, strict=True)

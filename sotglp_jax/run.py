@@ -123,7 +123,7 @@ def _method(config: ConfigDict, towers: clip.Towers, tokenizer: Tokenizer) -> So
             f'method.context="{config.method.context}" has {len(template_ids)} tokens: set '
             f"--config.method.context to words of 1 to {most} tokens."
         )
-    options = {**config.method, **config.transport, "chunk": config.text.chunk}
+    options = {**config.method, **config.transport}
     known = {field.name for field in dataclasses.fields(SotGlp)}
     return SotGlp(
         towers,
