@@ -64,7 +64,7 @@ def paper() -> ConfigDict:
             "recipe": "paper",
             "clip": {"name": "tiny", "activation": ""},  # "": as the weights' source says
             "precision": "bf16",
-            "mesh": "",  # devices that share a batch; "": all
+            "mesh": "",  # devices along images x classes, "4x2"; "": all along images
             "data": {
                 "root": "",
                 "sampler": "coop",

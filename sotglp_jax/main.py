@@ -58,6 +58,7 @@ def main(_: list[str]) -> None:
             )
     import jax
 
+    keep_programs()
     from sotglp_jax.run import prepare
 
     run = prepare(flags.FLAGS.config, flags.FLAGS.workdir)
@@ -78,6 +79,16 @@ def main(_: list[str]) -> None:
             "the device's memory does not hold this run: set --config.text.chunk=64 or less, a "
             "smaller --config.train.batch_size, or --config.precision=bf16."
         ) from error
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX was told another place."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = os.path.join(cache, "sotglp_jax", "programs")
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def quiet() -> None:
