@@ -187,6 +187,7 @@ def kill_when_training(folder):
             os.kill(int(path.parent.name), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_sweep_retries_what_is_killed_skips_what_is_finished_and_prints_the_table(
     environment, clip_folder, tmp_path
 ):
