@@ -186,7 +186,8 @@ class TextTransformer(nn.Module):
         cuts = np.cumsum([len(end) for end in ends])
         features = jnp.split(features, cuts[:-1])[-len(branches) :]
         return [
-            x.reshape(*b.embeddings.shape[:2], self.embed_dim) for x, b in zip(features, branches, strict=True)
+            x.reshape(*b.embeddings.shape[:2], self.embed_dim)
+            for x, b in zip(features, branches, strict=True)
         ]
 
     def through_blocks(self, parts: Sequence[tuple[Float[Array, "n N L W"], int]]) -> Rows:
