@@ -119,7 +119,7 @@ def paper() -> ConfigDict:
             "targets": (),  # data sets to test on too; "new": the classes that "base" leaves out
             "clip": {"name": "tiny", "activation": ""},  # "": as the weights' source says
             "precision": "bf16",
-            "mesh": "",  # devices that share a batch; "": all
+            "mesh": "",  # devices along images x classes, "4x2"; "": all along images
             "data": {
                 "root": "",
                 "allow_partial": False,  # go on with a data set that is not all there

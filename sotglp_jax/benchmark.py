@@ -28,6 +28,7 @@ from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import loader, speed
 from sotglp_jax.errors import run_command
 from sotglp_jax.evaluators import classification
+from sotglp_jax.methods.packing import PackedClasses, pack
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import in_precision
 from sotglp_jax.settings import DTYPES
@@ -108,7 +109,7 @@ class Case:
     def method(self) -> SotGlp:
         """The method with the paper's options."""
         towers = clip.build(self.arch, "quick_gelu", DTYPES[self.precision])
-        return SotGlp(towers, TEMPLATE_IDS, chunk=self.chunk)
+        return SotGlp(towers, TEMPLATE_IDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,13 +130,13 @@ class Work:
 def train(case: Case) -> Work:
     """One training step."""
     mesh, method, optimizer = sharding.make_mesh(case.mesh), case.method, sgd(0.05, 0.9, 0.01)
-    frozen, classes = jax.device_put(
-        (random_weights(case), names(case.classes)), sharding.replicated(mesh)
-    )
-    start = functools.partial(first_state, method, optimizer, n_classes=case.classes, seed=0)
-    state = jax.jit(start, out_shardings=sharding.replicated(mesh))(frozen)
+    frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
+    classes = sharding.put_classes(names(case.classes), mesh, case.chunk)
+    state = first_state(method, optimizer, frozen, case.classes, seed=0)
+    state = sharding.spread_classes(state, method.per_class, mesh)
     batch = sharding.put_batch(images(case), mesh)
-    step, compile_s = compiled(jit_step(mesh, method, optimizer), state, frozen, classes, batch)
+    function = jit_step(mesh, method, optimizer, state)
+    step, compile_s = compiled(function, state, frozen, classes, batch)
 
     def run():
         nonlocal state
@@ -150,7 +151,8 @@ def evaluate(case: Case) -> Work:
     mesh, method = sharding.make_mesh(case.mesh), case.method
     frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
     trained = method.init(jax.random.key(0), frozen, case.classes)
-    text = jax.jit(method.encode_classes)(trained, frozen, names(case.classes))
+    classes = pack(names(case.classes), devices=mesh.size, chunk=case.chunk)
+    text = jax.jit(method.encode_classes)(trained, frozen, classes)
     batch = sharding.put_batch(images(case), mesh)
     count = functools.partial(classification.judge, towers=method.towers, methods=(method,))
     step, compile_s = compiled(jax.jit(count), frozen, trained, (text,), batch)
@@ -175,9 +177,8 @@ def vision(case: Case) -> Work:
 def text(case: Case) -> Work:
     """The text tower on the prompts of all classes, forward and backward."""
     mesh, method = sharding.make_mesh(case.mesh), case.method
-    frozen, classes = jax.device_put(
-        (random_weights(case), names(case.classes)), sharding.replicated(mesh)
-    )
+    frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
+    classes = sharding.put_classes(names(case.classes), mesh, case.chunk)
     trainable = method.init(jax.random.key(0), frozen, case.classes)
 
     def length(trainable, frozen, classes):
@@ -250,20 +251,33 @@ def images(case: Case) -> dict[str, np.ndarray]:
 
 
 def ours(case: Case) -> dict[str, int]:
-    """Operations of a training step by part, as this package does it."""
+    """Operations of a training step by part, as this package does it on one device."""
     arch, method, batch = case.arch, case.method, case.batch
-    prompts = case.classes * (method.n_global + method.n_local)
-    text = prompts * flops.text(arch, 16)
+    classes = pack(names(case.classes), chunk=case.chunk)
+    text = text_flops(arch, method, classes)
     heads = (case.classes, method.n_global, method.n_local)
     problems = batch * case.classes
     return {
         "vision": batch * flops.vision(arch, dual=True),
         "text": text,
-        "text, backward": text,
+        # Several passes run forward once more instead of keeping what it gave.
+        "text, backward": text * (1 if classes.members.shape[2] == 1 else 2),
         "similarities": batch * flops.similarities(arch, *heads),
         "similarities, backward": batch * flops.similarities_backward(arch, *heads),
         "transport": flops.transport(problems, method.topk, method.n_local, method.iterations),
     }
+
+
+def text_flops(arch: clip.Architecture, method: SotGlp, classes: PackedClasses) -> int:
+    """Operations of the text tower on all prompts of all classes."""
+    prompts, context = method.n_global + method.n_local, len(method.template_ids)
+    passes, per_pass = classes.members.shape[2:]
+    rows = method.n_global * (1 + context)
+    for name in classes.names:
+        count, length = name.ids.shape[3:]
+        rows += count * (prompts * length + method.n_local * context)
+    longest = 1 + context + max(name.ids.shape[-1] for name in classes.names)
+    return passes * flops.text(arch, longest, per_pass * prompts, rows)
 
 
 def plain(case: Case) -> dict[str, int]:

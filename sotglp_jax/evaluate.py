@@ -16,6 +16,7 @@ from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import fewshot, loader, transforms
 from sotglp_jax.data.sources import Source
 from sotglp_jax.evaluators import classification, ood
+from sotglp_jax.methods.packing import PackedClasses, pack
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import Run, seen_classes
 from sotglp_jax.state import restore
@@ -90,7 +91,7 @@ def _with_fusion(run: Run, of_global: float, of_local: float) -> Run:
 def _scorer(run: Run, mesh: Mesh, state: dict, measure: Callable) -> Callable:
     """A function of (source, title) that yields what `measure` gives for every batch."""
     frozen, trained = jax.device_put((run.frozen, state["trainable"]), sharding.replicated(mesh))
-    text = jax.jit(run.method.encode_classes)(trained, frozen, run.classes)
+    text = jax.jit(run.method.encode_classes)(trained, frozen, _classes(run, mesh))
     whole = sharding.replicated(mesh)  # on every process
     step = jax.jit(functools.partial(measure, method=run.method), out_shardings=whole)
 
@@ -150,6 +151,10 @@ def protocol(run: Run) -> dict:
     }
 
 
+def _classes(run: Run, mesh: Mesh) -> PackedClasses:
+    return pack(run.classes, devices=mesh.size, chunk=run.config.text.chunk)
+
+
 def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
     """What `classification.judge` sums up, as means over the test images.
 
@@ -160,7 +165,7 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
     )
     methods, tokens = (run.zero_shot,), (run.sentences,)
     if run.method:
-        methods, tokens = (*methods, run.method), (*tokens, run.classes)
+        methods, tokens = (*methods, run.method), (*tokens, _classes(run, mesh))
     texts = tuple(
         jax.jit(method.encode_classes)(trained, frozen, text)
         for method, text in zip(methods, tokens, strict=True)

@@ -24,11 +24,20 @@ def vision(arch: Architecture, dual: bool) -> int:
     return ends + (arch.vision_layers - 1) * (layer + _vv(t, t, w)) + last
 
 
-def text(arch: Architecture, length: int) -> int:
-    """Operations per sequence of the text tower, the last layer for the EOT position alone."""
+def text(arch: Architecture, length: int, sequences: int = 1, rows: int | None = None) -> int:
+    """Operations of the text tower, the last layer for the EOT positions alone.
+
+    Args:
+      arch: CLIP's dimensions.
+      length: of the sequences that attention runs on.
+      sequences: their number.
+      rows: tokens that the dense layers run on; None is all of all sequences.
+    """
     w, mlp = arch.text_width, arch.text_mlp
-    layers = (arch.text_layers - 1) * _layer(length, length, w, mlp) + _layer(length, 1, w, mlp)
-    return layers + 2 * w * arch.embed_dim
+    rows = rows or sequences * length
+    inner = _dense(rows, rows, w, mlp) + _attention(sequences * length, length, w)
+    last = _dense(rows, sequences, w, mlp) + _attention(sequences, length, w)
+    return (arch.text_layers - 1) * inner + last + 2 * sequences * w * arch.embed_dim
 
 
 def plain_text(arch: Architecture) -> int:
@@ -57,11 +66,19 @@ def transport(problems: int, rows: int, columns: int, iterations: int) -> int:
 
 
 def _layer(tokens: int, read: int, width: int, mlp: int) -> int:
+    return _dense(tokens, read, width, mlp) + _attention(read, tokens, width)
+
+
+def _dense(tokens: int, read: int, width: int, mlp: int) -> int:
     """Keys and values of all tokens; queries, output and MLP of those that are read."""
-    products = 2 * width * (2 * tokens * width + 2 * read * width + 2 * read * mlp)
-    return products + 4 * read * tokens * width
+    return 2 * width * (2 * tokens * width + 2 * read * width + 2 * read * mlp)
+
+
+def _attention(queries: int, keys: int, width: int) -> int:
+    """Q Kᵀ and A V of one sequence, or of several when `queries` counts those of all."""
+    return 4 * queries * keys * width
 
 
 def _vv(tokens: int, read: int, width: int) -> int:
     """V Vᵀ, A V and the output projection."""
-    return 4 * read * tokens * width + 2 * read * width**2
+    return _attention(read, tokens, width) + 2 * read * width**2

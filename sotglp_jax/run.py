@@ -176,7 +176,7 @@ def _method_on(run: Run, dataset: Dataset) -> SotGlp | GlobalBranch | None:
     """The method for another data set: without local prompts where they are not of its classes."""
     if not run.method or not run.method.class_specific or seen_classes(run, dataset):
         return run.method
-    return GlobalBranch(run.method.towers, run.method.chunk)
+    return GlobalBranch(run.method.towers)
 
 
 def seen_classes(run: Run, dataset: Dataset) -> tuple[int, ...]:
@@ -208,7 +208,7 @@ def _method(config: ConfigDict, towers: clip.Towers, tokenizer: Tokenizer) -> So
             f'method.context="{config.method.context}" has {len(template_ids)} tokens: set '
             f"--config.method.context to words of 1 to {most} tokens."
         )
-    options = {**config.method, **config.transport, "chunk": config.text.chunk}
+    options = {**config.method, **config.transport}
     options["learn_fusion"] = config.method.fusion == "learned"
     known = {field.name for field in dataclasses.fields(SotGlp)}
     return SotGlp(

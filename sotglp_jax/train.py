@@ -1,6 +1,7 @@
 """Training: one jitted step, and the loop around it."""
 
 import contextlib
+import dataclasses
 import functools
 import signal
 import time
@@ -15,9 +16,9 @@ from tqdm import tqdm
 
 from sotglp_jax import cache, evaluate, hosts, sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
-from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import loader
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods.packing import PackedClasses
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import Run
 from sotglp_jax.state import State, init_state, make_optimizer, restore
@@ -26,7 +27,7 @@ from sotglp_jax.state import State, init_state, make_optimizer, restore
 def train_step(
     state: State,
     frozen: dict,
-    classes: Tokens,
+    classes: PackedClasses,
     batch: loader.Batch,
     *,
     method: SotGlp,
@@ -37,7 +38,7 @@ def train_step(
     Args:
       state: see `State`.
       frozen: CLIP's weights; an argument, so that they are no constants of the program.
-      classes: the bare class names.
+      classes: the bare class names, laid out by `packing.pack`.
       batch: see `loader.Batch`.
       method: what is learned.
       optimizer: of the trainable tree.
@@ -45,7 +46,10 @@ def train_step(
     Returns:
       The next state, and the metrics of this step.
     """
+    if "image" in batch:
+        batch = batch | {"image": method.place(batch["image"], ("data", "class"))}
     image = cache.image_features(method.towers, frozen, batch)
+    image = jax.tree.map(lambda x: method.place(x, "data"), image)
     key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
     grads, metrics = jax.grad(method.loss, has_aux=True)(
         state["trainable"], frozen, classes, image, batch["label"], batch["mask"], key
@@ -91,9 +95,12 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
     config, total, start = run.config.train, run.total_steps, int(state["step"])
     if start == total:
         return state
-    frozen, classes = jax.device_put((run.frozen, run.classes), sharding.replicated(mesh))
+    frozen = jax.device_put(run.frozen, sharding.replicated(mesh))
+    classes = sharding.put_classes(run.classes, mesh, run.config.text.chunk)
+    per_class, n_classes = run.method.per_class, len(run.dataset.class_names)
+    state = sharding.spread_classes(state, per_class, mesh)
     optimizer, schedule = make_optimizer(run)
-    step_fn = jit_step(mesh, run.method, optimizer)
+    step_fn = jit_step(mesh, run.method, optimizer, state)
     batches = _batches(run, mesh, start)
     before, began = meta["train_seconds"], time.monotonic()
     with (
@@ -113,12 +120,13 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
                 bar.set_postfix(recorder.write(checkpoints))
             if stop or step % config.checkpoint_every == 0:
                 meta["train_seconds"] = before + time.monotonic() - began
-                checkpoints.save(step, state, meta)
+                whole = sharding.drop_padding(state, per_class, n_classes)
+                checkpoints.save(step, whole, meta)
             if stop:
                 break
     if step < total:
         print(f"stopped at step {step} of {total}, saved; the same command goes on from there")
-    return state
+    return sharding.drop_padding(state, per_class, n_classes)
 
 
 def _batches(run: Run, mesh: jax.sharding.Mesh, start: int) -> Iterator[loader.Batch]:
@@ -142,14 +150,20 @@ def _batches(run: Run, mesh: jax.sharding.Mesh, start: int) -> Iterator[loader.B
 
 
 def jit_step(
-    mesh: jax.sharding.Mesh, method: SotGlp, optimizer: optax.GradientTransformation
+    mesh: jax.sharding.Mesh, method: SotGlp, optimizer: optax.GradientTransformation, state: State
 ) -> Callable:
-    """`train_step` compiled for a mesh: images split over 'data', all else on every device."""
-    whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    """`train_step` for a mesh: images divided over 'data', classes over 'class'.
+
+    Args:
+      mesh: the devices.
+      method: what is learned.
+      optimizer: of the trainable tree.
+      state: as `sharding.spread_classes` laid it out; the next one is laid out alike.
+    """
+    method = dataclasses.replace(method, place=sharding.placer(mesh))
     return jax.jit(
         functools.partial(train_step, method=method, optimizer=optimizer),
-        in_shardings=(whole, whole, whole, split),
-        out_shardings=(whole, whole),
+        out_shardings=(jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)),
         donate_argnums=0,
     )
 

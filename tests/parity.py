@@ -21,6 +21,7 @@ from sotglp_jax import ood as ood_scores
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.config import Stated
 from sotglp_jax.clip.tokenizer import Tokens
+from sotglp_jax.methods.packing import PackedClasses, pack
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.state import sgd
 
@@ -134,11 +135,11 @@ def make(case: dict, recipe: str, **options) -> tuple[SotGlp, dict]:
     return method, weights.port(tensors, layout, clip.shapes(arch), arch)
 
 
-def tokens_of(golden) -> Tokens:
+def classes_of(golden) -> PackedClasses:
     """The bare class names, cut to the length that they need."""
     ids = golden["tokens"]
     eot = ids.argmax(1)
-    return Tokens(ids[:, : eot.max() + 1], eot.astype(np.int32))
+    return pack(Tokens(ids[:, : eot.max() + 1], eot.astype(np.int32)))
 
 
 def ood(scores) -> dict[str, np.ndarray]:
@@ -172,7 +173,7 @@ def compute(case: dict, golden, recipe: str) -> dict[str, np.ndarray]:
     method, frozen = make(case, recipe)
     trainable, images, labels = draw_inputs(case)
     run = forward_and_gradient(method)
-    image, text, scores, grads, metrics = run(trainable, frozen, tokens_of(golden), images, labels)
+    image, text, scores, grads, metrics = run(trainable, frozen, classes_of(golden), images, labels)
     ours = {
         "image_cls_pre_proj": image.cls,
         "image_local_pre_proj": image.patches,
@@ -190,7 +191,7 @@ def compute(case: dict, golden, recipe: str) -> dict[str, np.ndarray]:
     ours |= {f"grad/{k}": x for k, x in official_names(grads).items()}
     ours = {f"{recipe}/{k}": np.asarray(x) for k, x in ours.items()}
     if recipe == "official":
-        ours |= five_steps(run, trainable, (frozen, tokens_of(golden), images, labels))
+        ours |= five_steps(run, trainable, (frozen, classes_of(golden), images, labels))
     return ours
 
 

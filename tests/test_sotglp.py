@@ -11,6 +11,7 @@ import pytest
 from sotglp_jax import clip, sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import prompts
+from sotglp_jax.methods.packing import pack
 from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp, drop_prompts
 from sotglp_jax.state import first_state, sgd
 from sotglp_jax.train import jit_step
@@ -25,7 +26,7 @@ def loaded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classes(loaded):
-    return loaded.tokenizer(NAMES, room=4)
+    return pack(loaded.tokenizer(NAMES, room=4))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_permuting_classes_permutes_the_logits(loaded, classes, image):
     trainable = m.init(jax.random.key(0), loaded.params, len(NAMES))
     plain = scores(m, trainable, loaded, classes, image)
     trainable["local_prompts"] = trainable["local_prompts"][order]
-    shuffled = jax.tree.map(lambda x: x[order], classes)
+    shuffled = pack(loaded.tokenizer([NAMES[i] for i in order], room=4))
     permuted = scores(m, trainable, loaded, shuffled, image)
     for name, logits in plain.logits.items():
         np.testing.assert_allclose(permuted.logits[name], logits[:, order], atol=2e-4)
@@ -75,7 +76,8 @@ def test_chunks_change_neither_loss_nor_gradient(loaded, classes, image):
     trainable = method(loaded).init(jax.random.key(0), loaded.params, len(NAMES))
     whole = loss_and_gradient(method(loaded), trainable, loaded, classes, image)
     # 3 does not divide the 4 classes.
-    parts = loss_and_gradient(method(loaded, chunk=3), trainable, loaded, classes, image)
+    chunks = pack(loaded.tokenizer(NAMES, room=4), chunk=3)
+    parts = loss_and_gradient(method(loaded), trainable, loaded, chunks, image)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, parts)
 
 
@@ -91,7 +93,7 @@ def test_a_step_moves_every_prompt_and_leaves_clip_bit_identical(loaded, classes
         "label": (np.arange(16) % 4).astype(np.int32),
         "mask": np.ones(16, bool),
     }
-    state, metrics = jit_step(mesh, m, optimizer)(state, frozen, classes, batch)
+    state, metrics = jit_step(mesh, m, optimizer, state)(state, frozen, classes, batch)
     jax.tree.map(np.testing.assert_array_equal, frozen, before[1])
     for name, old in before[0].items():
         moved = np.abs(state["trainable"][name] - old).max(-1)

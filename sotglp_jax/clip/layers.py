@@ -112,7 +112,7 @@ def attend(
         logits = jnp.where(mask, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     out = product("...hts,...shd->...thd", weights, v)
-    return out.reshape(*out.shape[:-2], -1)
+    return out.reshape(*out.shape[:-2], out.shape[-2] * out.shape[-1])
 
 
 class Block(nn.Module):
@@ -139,7 +139,7 @@ class Block(nn.Module):
 
     def split_heads(self, x: Float[Array, "*n W"]) -> Float[Array, "*n H h"]:
         """Cuts the width into heads, in the dtype of the products."""
-        x = x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype)
+        x = x.reshape(*x.shape[:-1], self.heads, self.width // self.heads).astype(self.dtype)
         return checkpoint_name(x, KEPT)
 
     def mlp(self, x: Float[Array, "*n W"]) -> Float[Array, "*n W"]:

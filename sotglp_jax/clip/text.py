@@ -43,7 +43,7 @@ class Branch:
 
 
 class Segment(NamedTuple):
-    """Rows of a layer's input that are equally long sequences: its (n, N, L), and its start."""
+    """Equally long ends of sequences: their (n, N, L), and where they start."""
 
     shape: tuple[int, int, int]
     start: int
@@ -51,7 +51,7 @@ class Segment(NamedTuple):
 
 @struct.dataclass
 class Rows:
-    """All tokens as one matrix, so that every dense layer is one large product."""
+    """The tokens of all segments as one matrix, so that a dense layer is one large product."""
 
     x: Float[Array, "T W"]
     segments: tuple[Segment, ...] = struct.field(pytree_node=False)
@@ -64,55 +64,46 @@ class Rows:
             p.reshape(*s.shape, *x.shape[1:]) for p, s in zip(parts, self.segments, strict=True)
         ]
 
-    def at(self, ends: Sequence[Int[Array, " n"]]) -> "Rows":
-        """Of the last segments, the tokens at these positions alone."""
-        parts = self.split(self.x)[-len(ends) :]
-        taken = [
-            jnp.take_along_axis(part, end[:, None, None, None], axis=2)
-            for part, end in zip(parts, ends, strict=True)
+    def to_sequences(self, x: Float[Array, "T ..."]) -> Float[Array, "S L ..."]:
+        """The same as S sequences from their first token on, filled up behind with zeros."""
+        longest = max(start + shape[2] for shape, start in self.segments)
+        parts, whole = self.split(x), []
+        for part, (shape, start) in zip(parts, self.segments, strict=True):
+            before = parts[0][:, : 1 if start == 1 else None, :start]
+            before = jnp.broadcast_to(before, (*shape[:2], *before.shape[2:]))
+            behind = jnp.zeros((*shape[:2], longest - start - shape[2], *x.shape[1:]), x.dtype)
+            part = jnp.concatenate([before, part, behind] if start else [part, behind], axis=2)
+            whole.append(part.reshape(-1, *part.shape[2:]))
+        return jnp.concatenate(whole)
+
+    def to_rows(self, x: Float[Array, "S L ..."]) -> Float[Array, "T ..."]:
+        """The opposite of `to_sequences`."""
+        cuts = np.cumsum([n * prompts for (n, prompts, _), _ in self.segments])
+        parts = [
+            part[:, start : start + shape[2]].reshape(-1, *x.shape[2:])
+            for part, (shape, start) in zip(jnp.split(x, cuts[:-1]), self.segments, strict=True)
         ]
-        return join(taken, [segment.start for segment in self.segments[-len(ends) :]])
-
-
-def join(parts: Sequence[Float[Array, "n N L W"]], starts: Sequence[int]) -> Rows:
-    """Segments as one matrix; the opposite of `Rows.split`."""
-    x = jnp.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
-    segments = [Segment(part.shape[:3], start) for part, start in zip(parts, starts, strict=True)]
-    return Rows(x, tuple(segments))
-
-
-def after_trunk(
-    trunk: Float[Array, "1 N L H h"], own: Float[Array, "n N S H h"], start: int
-) -> Float[Array, "n N start+S H h"]:
-    """Keys or values that a segment looks at: the trunk's, then its own."""
-    if not start:
-        return own
-    before = trunk[:, : 1 if start == 1 else None, :start]
-    before = jnp.broadcast_to(before, (*own.shape[:2], *before.shape[2:]))
-    return jnp.concatenate([before, own], axis=2)
+        return jnp.concatenate(parts)
 
 
 class TextBlock(Block):
-    """One causal layer; with `ends` given, only those positions of the last segments come out."""
+    """One causal layer; with `ends` given, only the tokens there come out, one a sequence."""
 
     def __call__(self, rows, ends=None):
-        h = rows.replace(x=self.ln_1(rows.x))
-        keys, values = (rows.split(self.split_heads(dense(h.x))) for dense in (self.k, self.v))
-        trunk = keys[0], values[0]
-        if ends is not None:
-            rows, h = rows.at(ends), h.at(ends)
-        queries = rows.split(self.split_heads(self.q(h.x)))
-        attended = []
-        for i in range(-len(queries), 0):
-            (n, _, length), start = rows.segments[i]
-            at = jnp.arange(length)[None] if ends is None else ends[i][:, None]
-            k, v = (
-                after_trunk(t, own[i], start) for t, own in zip(trunk, (keys, values), strict=True)
-            )
-            may_see = jnp.arange(k.shape[2]) <= start + at[..., None]
-            attended.append(attend(queries[i], k, v, may_see[:, None, None]))
-        x = rows.x + self.out(jnp.concatenate([y.reshape(-1, self.width) for y in attended]))
-        return rows.replace(x=self.mlp(checkpoint_name(x, KEPT))), None
+        h = self.ln_1(rows.x)
+        k, v = (rows.to_sequences(self.split_heads(dense(h))) for dense in (self.k, self.v))
+        at, x = jnp.arange(k.shape[1])[None], rows.x
+        if ends is None:
+            q = rows.to_sequences(self.split_heads(self.q(h)))
+        else:
+            at = ends[:, None]
+            x = jnp.take_along_axis(rows.to_sequences(x), at[..., None], axis=1)[:, 0]
+            q = self.split_heads(self.q(self.ln_1(x)))[:, None]
+        may_see = jnp.arange(k.shape[1]) <= at[..., None]
+        attended = attend(q, k, v, may_see[:, None])
+        attended = rows.to_rows(attended) if ends is None else attended[:, 0]
+        x = self.mlp(checkpoint_name(x + self.out(attended), KEPT))
+        return (rows.replace(x=x) if ends is None else x), None
 
 
 class TextTransformer(nn.Module):
@@ -184,20 +175,28 @@ class TextTransformer(nn.Module):
           trunk: beginnings without positions, [SOS] first; None where no branch has a start.
           branches: see there.
         """
-        parts, starts = [b.embeddings for b in branches], [b.start for b in branches]
+        parts = [(b.embeddings, b.start) for b in branches]
+        ends = [jnp.repeat(b.start + b.eot, b.embeddings.shape[1]) for b in branches]
         if trunk is not None:
-            parts, starts = [trunk[None], *parts], [0, *starts]
-        position = self.positional_embedding
-        rows = join(
-            [x + position[s : s + x.shape[2]] for x, s in zip(parts, starts, strict=True)], starts
-        )
-        if self.layers > 1:
-            rows, _ = self.blocks(rows, None)
-        rows, _ = self.last(rows, [b.eot for b in branches])
+            parts, ends = [(trunk[None], 0), *parts], [jnp.zeros(len(trunk), int), *ends]
+        x, _ = self.last(self.through_blocks(parts), jnp.concatenate(ends))
         features = jnp.matmul(
-            self.ln_final(rows.x), self.text_projection, precision=product_precision(jnp.float32)
+            self.ln_final(x), self.text_projection, precision=product_precision(jnp.float32)
         )
-        return [x[:, :, 0] for x in rows.split(features)]
+        cuts = np.cumsum([len(end) for end in ends])
+        features = jnp.split(features, cuts[:-1])[-len(branches) :]
+        return [
+            x.reshape(*b.embeddings.shape[:2], self.embed_dim)
+            for x, b in zip(features, branches, strict=True)
+        ]
+
+    def through_blocks(self, parts: Sequence[tuple[Float[Array, "n N L W"], int]]) -> Rows:
+        """Embeddings and where they start, through all layers but the last."""
+        position = self.positional_embedding
+        x = [part + position[start : start + part.shape[2]] for part, start in parts]
+        segments = tuple(Segment(part.shape[:3], start) for part, start in parts)
+        rows = Rows(jnp.concatenate([y.reshape(-1, self.width) for y in x]), segments)
+        return self.blocks(rows, None)[0] if self.layers > 1 else rows
 
     def embed(self, ids: Int[Array, "..."]) -> Float[Array, "... W"]:
         """Token embeddings, without positions."""

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sotglp_jax.clip import ImageFeatures, Towers
-from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.methods import prompts
+from sotglp_jax.methods.packing import PackedClasses
 from sotglp_jax.methods.sotglp import cosines, unit
 from sotglp_jax.methods.zeroshot import Scores
 
@@ -18,19 +18,17 @@ class GlobalBranch:
 
     Attributes:
       towers: CLIP's modules.
-      chunk: classes per pass of the text tower, 0 for all.
     """
 
     towers: Towers
-    chunk: int = 0
 
     def encode_classes(
-        self, trainable: dict, frozen: dict, classes: Tokens
+        self, trainable: dict, frozen: dict, classes: PackedClasses
     ) -> Float[Array, "C Ng D"]:
         """Text features of the global prompts of every class, not normalised."""
         shared = trainable["global_prompts"]
-        contexts = jnp.broadcast_to(shared, (len(classes.ids), *shared.shape))
-        return prompts.encode(self.towers, frozen["text"], contexts, classes, self.chunk)
+        none = jnp.zeros((len(classes.mask), 0, *shared.shape[1:]))
+        return prompts.encode(self.towers, frozen["text"], shared, none, classes)
 
     def score(
         self, trainable: dict, frozen: dict, text: Float[Array, "C Ng D"], image: ImageFeatures

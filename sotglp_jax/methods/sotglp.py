@@ -2,6 +2,7 @@
 
 A method is a frozen dataclass of options whose functions are pure:
   init            the trainable tree;
+  per_class       which of its leaves have the classes as their first axis;
   encode_classes  text features, once per step in training, once per run in evaluation;
   score           logits and what they were made of;
   loss            the scalar to minimise, and metrics.
@@ -17,9 +18,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sotglp_jax import losses, transport
 from sotglp_jax.clip import ImageFeatures, Towers
-from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import prompts
+from sotglp_jax.methods.packing import PackedClasses
 
 
 @struct.dataclass
@@ -76,7 +77,8 @@ class SotGlp:
       local_init: "template", "random" or "gram".
       class_specific: local prompts per class; False is one pool shared by all classes.
       projection: learn W_local; False is the paper's "w/o Proj".
-      chunk: classes per pass of the text tower, 0 for all.
+      place: called as place(x, *axes) where x's leading axes run over images ("data"), classes
+        ("class") or neither (None), for whoever wants to spread them over devices.
     """
 
     towers: Towers
@@ -98,7 +100,7 @@ class SotGlp:
     local_init: str = "template"
     class_specific: bool = True
     projection: bool = True
-    chunk: int = 0
+    place: prompts.Place = lambda x, *axes: x
 
     def __post_init__(self):
         patches = self.towers.vision.tokens - 1
@@ -138,17 +140,20 @@ class SotGlp:
             return trainable
         return trainable | {"local_prompts": trainable["local_prompts"][np.array(labels)]}
 
-    def encode_classes(self, trainable: dict, frozen: dict, classes: Tokens) -> ClassFeatures:
+    @property
+    def per_class(self) -> tuple[str, ...]:
+        """Leaves of the trainable tree that hold a row for each class."""
+        return ("local_prompts",) if self.class_specific else ()
+
+    def encode_classes(
+        self, trainable: dict, frozen: dict, classes: PackedClasses
+    ) -> ClassFeatures:
         """Text features of every prompt of every class (equation 1)."""
-        n_classes = len(classes.ids)
-
-        def per_class(context):
-            return jnp.broadcast_to(context, (n_classes, *context.shape[-3:]))
-
-        contexts = jnp.concatenate(
-            [per_class(trainable["global_prompts"]), per_class(trainable["local_prompts"])], axis=1
-        )
-        features = prompts.encode(self.towers, frozen["text"], contexts, classes, self.chunk)
+        shared, own = trainable["global_prompts"], trainable["local_prompts"]
+        if not self.class_specific:
+            shared = jnp.concatenate([shared, own])
+            own = jnp.zeros((len(classes.mask), 0, *own.shape[1:]))
+        features = prompts.encode(self.towers, frozen["text"], shared, own, classes, self.place)
         return ClassFeatures(features[:, : self.n_global], features[:, self.n_global :])
 
     def score(
@@ -159,6 +164,7 @@ class SotGlp:
         f_local = unit(self._project(frozen, self._adapt(trainable, image.patches)))
         sim_global = cosines("bd,cnd->bcn", f_global, unit(text.global_))
         sim_local = cosines("bpd,cnd->bpcn", f_local, unit(text.local))
+        sim_local = self.place(sim_local, "data", None, "class")
         support, plan, phi = self.match(sim_local)
         weight = jnp.exp(trainable["log_fusion"]) if self.learn_fusion else self.fusion_weight
         logits = self._logits(jnp.exp(frozen["logit_scale"]), sim_global.mean(-1), phi, weight)
@@ -187,7 +193,7 @@ class SotGlp:
         self,
         trainable: dict,
         frozen: dict,
-        classes: Tokens,
+        classes: PackedClasses,
         image: ImageFeatures,
         labels: Int[Array, " B"],
         mask: Bool[Array, " B"],
@@ -198,7 +204,7 @@ class SotGlp:
         Args:
           trainable: the tree of `init`.
           frozen: CLIP's weights.
-          classes: the bare class names.
+          classes: the bare class names, laid out by `packing.pack`.
           image: frozen features of the batch.
           labels: class indices.
           mask: False for padding.
@@ -206,14 +212,15 @@ class SotGlp:
         """
         text = self.encode_classes(trainable, frozen, classes)
         scores = self.score(trainable, frozen, text, image)
-        scale = jnp.exp(frozen["logit_scale"])
-        s_global = scale * drop_prompts(scores.sim_global, self.global_dropout, key)
-        loss_global = losses.cross_entropy(s_global, labels, mask)
-        loss_local = losses.cross_entropy(scores.logits["local"], labels, mask)
+        dropped = drop_prompts(scores.sim_global, self.global_dropout, key)
+        logits = scores.logits | {"dropped": jnp.exp(frozen["logit_scale"]) * dropped}
+        logits = {name: jnp.where(classes.mask, x, -jnp.inf) for name, x in logits.items()}
+        loss_global = losses.cross_entropy(logits.pop("dropped"), labels, mask)
+        loss_local = losses.cross_entropy(logits["local"], labels, mask)
         total = self.global_weight * loss_global + self.fusion_weight * loss_local
         if self.learn_fusion:
-            total += losses.cross_entropy(scores.logits["fused"], labels, mask)
-        entropy = transport.normalised_entropy(scores.plan).mean(-1)
+            total += losses.cross_entropy(logits["fused"], labels, mask)
+        entropy = transport.normalised_entropy(scores.plan).mean(-1, where=classes.mask)
         metrics = {
             "loss": total,
             "loss_global": loss_global,
@@ -222,8 +229,8 @@ class SotGlp:
         }
         if self.learn_fusion:
             metrics["fusion_weight"] = jnp.exp(trainable["log_fusion"])
-        for name, logits in scores.logits.items():
-            metrics[f"accuracy_{name}"] = losses.accuracy(logits, labels, mask)
+        for name, x in logits.items():
+            metrics[f"accuracy_{name}"] = losses.accuracy(x, labels, mask)
         return total, metrics
 
     def _adapt(self, trainable: dict, patches: Float[Array, "B P W"]) -> Float[Array, "B P W"]:
