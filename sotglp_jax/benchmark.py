@@ -133,9 +133,9 @@ def train(case: Case) -> Work:
     frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
     classes = sharding.put_classes(names(case.classes), mesh, case.chunk)
     state = first_state(method, optimizer, frozen, case.classes, seed=0)
-    state = sharding.spread_classes(state, method.per_class, mesh)
+    state = sharding.spread_classes(state, method.per_class, classes, mesh)
     batch = sharding.put_batch(images(case), mesh)
-    function = jit_step(mesh, method, optimizer, state)
+    function = jit_step(mesh, method, optimizer)
     step, compile_s = compiled(function, state, frozen, classes, batch)
 
     def run():
@@ -151,7 +151,7 @@ def evaluate(case: Case) -> Work:
     mesh, method = sharding.make_mesh(case.mesh), case.method
     frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
     trained = method.init(jax.random.key(0), frozen, case.classes)
-    classes = pack(names(case.classes), devices=mesh.size, chunk=case.chunk)
+    classes = pack(names(case.classes), chunk=case.chunk)
     text = jax.jit(method.encode_classes)(trained, frozen, classes)
     batch = sharding.put_batch(images(case), mesh)
     count = functools.partial(classification.judge, towers=method.towers, methods=(method,))

@@ -43,6 +43,7 @@ def evaluate(run: Run) -> None:
 def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
     """Measures all accuracies on the test images, writes results.json and prints the table."""
     began = time.monotonic()
+    mesh = sharding.flat(mesh)
     weights = _fusion(run, mesh, state) if run.method else None
     if weights and not run.method.learn_fusion:
         run = _with_fusion(run, *weights)
@@ -91,7 +92,7 @@ def _with_fusion(run: Run, of_global: float, of_local: float) -> Run:
 def _scorer(run: Run, mesh: Mesh, state: dict, measure: Callable) -> Callable:
     """A function of (source, title) that yields what `measure` gives for every batch."""
     frozen, trained = jax.device_put((run.frozen, state["trainable"]), sharding.replicated(mesh))
-    text = jax.jit(run.method.encode_classes)(trained, frozen, _classes(run, mesh))
+    text = jax.jit(run.method.encode_classes)(trained, frozen, _classes(run))
     whole = sharding.replicated(mesh)  # on every process
     step = jax.jit(functools.partial(measure, method=run.method), out_shardings=whole)
 
@@ -151,8 +152,8 @@ def protocol(run: Run) -> dict:
     }
 
 
-def _classes(run: Run, mesh: Mesh) -> PackedClasses:
-    return pack(run.classes, devices=mesh.size, chunk=run.config.text.chunk)
+def _classes(run: Run) -> PackedClasses:
+    return pack(run.classes, chunk=run.config.text.chunk)
 
 
 def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
@@ -165,7 +166,7 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
     )
     methods, tokens = (run.zero_shot,), (run.sentences,)
     if run.method:
-        methods, tokens = (*methods, run.method), (*tokens, _classes(run, mesh))
+        methods, tokens = (*methods, run.method), (*tokens, _classes(run))
     texts = tuple(
         jax.jit(method.encode_classes)(trained, frozen, text)
         for method, text in zip(methods, tokens, strict=True)
@@ -181,7 +182,7 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
 
 def _batches(run: Run, source: Source, mesh: Mesh, title: str) -> Iterator[loader.Batch]:
     """Every image of a source once, of pixels or of cached features, on the devices."""
-    size = run.config.train.batch_size
+    size = -(-run.config.train.batch_size // mesh.size) * mesh.size
     options = {"batch_size": size, "rows": sharding.local_rows(size, mesh)}
     if run.config.cache.views:
         batches = cache.test_batches(cache.of_test(run, source, mesh), **options)

@@ -1,18 +1,14 @@
 """Where arrays live: a mesh whose axis 'data' divides the images and 'class' the classes."""
 
-import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.packing import PackedClasses, pack
-from sotglp_jax.methods.prompts import Place
+from sotglp_jax.methods.packing import PackedClasses, arrange, pack
 
 
 def make_mesh(shape: str = "") -> Mesh:
@@ -60,25 +56,6 @@ def local_rows(batch_size: int, mesh: Mesh) -> list[int]:
     return sorted({row for (part,) in parts for row in range(batch_size)[part]})
 
 
-@functools.cache  # one function a mesh, so that methods that hold it stay equal
-def placer(mesh: Mesh) -> Place:
-    """A method's `place`: divides leading axes over the mesh's axes of these names.
-
-    A tuple of names divides by both. An axis that cannot be divided evenly is left to the compiler.
-    """
-
-    def axis(size: int, names: tuple[str, ...] | str | None):
-        names = (names,) if isinstance(names, str) else names or ()
-        devices = math.prod(mesh.shape[name] for name in names)
-        return PartitionSpec.UNCONSTRAINED if size % devices else names
-
-    def place(x, *axes):
-        spec = PartitionSpec(*map(axis, x.shape, axes))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-    return place
-
-
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """A batch of which every process has its `local_rows`, as global arrays."""
     sharding = split_batch(mesh)
@@ -94,48 +71,63 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def flat(mesh: Mesh) -> Mesh:
+    """The same devices, all along 'data'."""
+    return Mesh(mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types)
+
+
 def put_classes(tokens: Tokens, mesh: Mesh, chunk: int) -> PackedClasses:
     """Class names laid out for all devices of a mesh; see `packing.pack`."""
-    data, parts = mesh.shape["data"], mesh.shape["class"]
-    packed = pack(tokens, parts=parts, devices=data, chunk=chunk)
-    spread = NamedSharding(mesh, PartitionSpec("class", "data"))
-    shardings = jax.tree.map(lambda x: spread if x.ndim > 3 else replicated(mesh), packed)
+    packed = pack(tokens, devices=(mesh.shape["class"], mesh.shape["data"]), chunk=chunk)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), class_specs(packed))
     return jax.device_put(packed, shardings)
 
 
-def spread_classes(state: dict, per_class: Sequence[str], mesh: Mesh) -> dict:
-    """A training state divided over 'class', filled up with rows of zeros where it must be.
+def class_specs(classes: PackedClasses) -> PackedClasses:
+    """How the arrays of class names are divided."""
+    spread = PartitionSpec("class", "data")
+    names = jax.tree.map(lambda _: spread, classes.names)
+    return PackedClasses(PartitionSpec(), names, spread, PartitionSpec(), PartitionSpec("class"))
+
+
+def state_specs(state: dict, per_class: Sequence[str]) -> dict:
+    """How a training state is divided: leaves of these names have a row for each class."""
+
+    def spec(path, _):
+        mine = getattr(path[-1], "key", None) in per_class
+        return PartitionSpec(("class", "data")) if mine else PartitionSpec()
+
+    return jax.tree_util.tree_map_with_path(spec, state)
+
+
+def spread_classes(
+    state: dict, per_class: Sequence[str], classes: PackedClasses, mesh: Mesh
+) -> dict:
+    """A training state with each class's rows on the device that has the class's name.
 
     Args:
       state: see `state.State`.
       per_class: names of the leaves that have a row for each class.
+      classes: as `put_classes` laid them out.
       mesh: where to.
     """
-    parts = mesh.shape["class"]
+    specs = state_specs(state, per_class)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
-    def fill(x):
-        return jnp.pad(x, [(0, -len(x) % parts)] + [(0, 0)] * (x.ndim - 1))
+    def spread(state, classes):
+        return jax.tree.map(lambda x, spec: arrange(x, classes) if spec else x, state, specs)
 
-    whole, divided = replicated(mesh), NamedSharding(mesh, PartitionSpec("class"))
-    shardings = _map(lambda x: divided, per_class, jax.tree.map(lambda x: whole, state))
-    return jax.jit(lambda x: _map(fill, per_class, x), out_shardings=shardings)(state)
-
-
-def drop_padding(state: dict, per_class: Sequence[str], n_classes: int) -> dict:
-    """The same without the rows that `spread_classes` added."""
-
-    def cut(x):
-        if len(x) == n_classes:
-            return x
-        return jax.jit(lambda x: x[:n_classes], out_shardings=replicated(x.sharding.mesh))(x)
-
-    return _map(cut, per_class, state)
+    return jax.jit(spread, out_shardings=shardings)(state, classes)
 
 
-def _map(function: Callable, per_class: Sequence[str], state: dict) -> dict:
-    """Applies a function to the leaves of these names, wherever they are in the tree."""
+def collect_classes(state: dict, per_class: Sequence[str], classes: PackedClasses) -> dict:
+    """The opposite: all rows on every device, in the classes' order."""
+    specs = state_specs(state, per_class)
 
-    def change(path, x):
-        return function(x) if getattr(path[-1], "key", None) in per_class else x
+    def collect(state, places):
+        return jax.tree.map(lambda x, spec: x[places] if spec else x, state, specs)
 
-    return jax.tree_util.tree_map_with_path(change, state)
+    whole = classes.places.sharding
+    return jax.jit(collect, out_shardings=jax.tree.map(lambda _: whole, state))(
+        state, classes.places
+    )

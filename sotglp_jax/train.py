@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import cache, evaluate, hosts, sharding, workdir
+from sotglp_jax import cache, collectives, evaluate, hosts, sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.clip import ImageFeatures
 from sotglp_jax.data import loader
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.packing import PackedClasses
@@ -33,36 +37,74 @@ def train_step(
     method: SotGlp,
     optimizer: optax.GradientTransformation,
 ) -> tuple[State, dict[str, Float[Array, ""]]]:
-    """One step of the optimizer on the trainable tree alone.
+    """One step of the optimizer on the trainable tree alone, as each device of a mesh does it.
 
     Args:
-      state: see `State`.
+      state: see `State`; of per-class leaves the rows of this device's places.
       frozen: CLIP's weights; an argument, so that they are no constants of the program.
       classes: the bare class names, laid out by `packing.pack`.
-      batch: see `loader.Batch`.
+      batch: see `loader.Batch`; this device's images.
       method: what is learned.
       optimizer: of the trainable tree.
 
     Returns:
-      The next state, and the metrics of this step.
+      The next state, and the metrics of this step, of the weights before it.
     """
-    if "image" in batch:
-        batch = batch | {"image": method.place(batch["image"], ("data", "class"))}
-    image = cache.image_features(method.towers, frozen, batch)
-    image = jax.tree.map(lambda x: method.place(x, "data"), image)
+    image = _image_features(method, frozen, batch)
     key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-    grads, metrics = jax.grad(method.loss, has_aux=True)(
-        state["trainable"], frozen, classes, image, batch["label"], batch["mask"], key
+    # The device's own rows, one after the other.
+    classes = classes.replace(
+        members=jnp.arange(classes.members.size).reshape(classes.members.shape)
     )
-    updates, opt_state = optimizer.update(grads, state["opt_state"], state["trainable"])
-    trainable = optax.apply_updates(state["trainable"], updates)
-    metrics["parameter_norm"] = optax.tree.norm(trainable)
+    trainable = state["trainable"]
+    grads, sums = jax.grad(method.loss, has_aux=True)(
+        trainable, frozen, classes, image, batch["label"], batch["mask"], key
+    )
+    grads, metrics = _add_up(method, trainable, grads, sums)
+    updates, opt_state = optimizer.update(grads, state["opt_state"], trainable)
     state = state | {
         "step": state["step"] + 1,
-        "trainable": trainable,
+        "trainable": optax.apply_updates(trainable, updates),
         "opt_state": opt_state,
     }
     return state, metrics
+
+
+def _image_features(method: SotGlp, frozen: dict, batch: loader.Batch) -> ImageFeatures:
+    """Of this device's images, which the devices with other classes of them share as well."""
+    if "image" not in batch:
+        return cache.image_features(method.towers, frozen, batch)
+    pixels = collectives.own_part(batch["image"], method.axes.classes)
+    image = cache.image_features(method.towers, frozen, {"image": pixels})
+    tokens = jnp.concatenate([image.cls[:, None], image.patches], axis=1)
+    tokens = collectives.gather(tokens, method.axes.classes)[: len(batch["image"])]
+    return ImageFeatures(tokens[:, 0], tokens[:, 1:])
+
+
+def _add_up(method: SotGlp, trainable: dict, grads: dict, sums: dict) -> tuple[dict, dict]:
+    """Mean gradients and metrics, in one sum over all devices."""
+    mine = {k: (grads[k], trainable[k]) for k in method.per_class}
+    shared = {k: x for k, x in grads.items() if k not in mine}
+    # Devices with other classes of the same images have the same sums.
+    copies = jax.lax.axis_size(method.axes.classes) if method.axes.classes else 1
+    partial = shared, jax.tree.map(lambda x: x / copies, sums), jax.tree.map(_square, mine)
+    flat, unravel = ravel_pytree(partial)
+    shared, sums, squares = unravel(collectives.add(flat, method.axes.all))
+    images = jnp.maximum(sums.pop("images"), 1)
+    rest = {k: (x, trainable[k]) for k, x in shared.items()}
+    of_gradient, of_weights = (
+        sum(x[i] for x in (squares | jax.tree.map(_square, rest)).values()) for i in (0, 1)
+    )
+    metrics = jax.tree.map(lambda x: x / images, sums)
+    metrics |= {
+        "gradient_norm": jnp.sqrt(of_gradient) / images,
+        "parameter_norm": jnp.sqrt(of_weights),
+    }
+    return jax.tree.map(lambda x: x / images, grads | shared), metrics
+
+
+def _square(x: Float[Array, "..."]) -> Float[Array, ""]:
+    return jnp.sum(jnp.square(x))
 
 
 def train(run: Run) -> None:
@@ -97,10 +139,10 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
         return state
     frozen = jax.device_put(run.frozen, sharding.replicated(mesh))
     classes = sharding.put_classes(run.classes, mesh, run.config.text.chunk)
-    per_class, n_classes = run.method.per_class, len(run.dataset.class_names)
-    state = sharding.spread_classes(state, per_class, mesh)
+    per_class = run.method.per_class
+    state = sharding.spread_classes(state, per_class, classes, mesh)
     optimizer, schedule = make_optimizer(run)
-    step_fn = jit_step(mesh, run.method, optimizer, state)
+    step_fn = jit_step(mesh, run.method, optimizer)
     batches = _batches(run, mesh, start)
     before, began = meta["train_seconds"], time.monotonic()
     with (
@@ -120,13 +162,13 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) ->
                 bar.set_postfix(recorder.write(checkpoints))
             if stop or step % config.checkpoint_every == 0:
                 meta["train_seconds"] = before + time.monotonic() - began
-                whole = sharding.drop_padding(state, per_class, n_classes)
+                whole = sharding.collect_classes(state, per_class, classes)
                 checkpoints.save(step, whole, meta)
             if stop:
                 break
     if step < total:
         print(f"stopped at step {step} of {total}, saved; the same command goes on from there")
-    return sharding.drop_padding(state, per_class, n_classes)
+    return sharding.collect_classes(state, per_class, classes)
 
 
 def _batches(run: Run, mesh: jax.sharding.Mesh, start: int) -> Iterator[loader.Batch]:
@@ -150,22 +192,34 @@ def _batches(run: Run, mesh: jax.sharding.Mesh, start: int) -> Iterator[loader.B
 
 
 def jit_step(
-    mesh: jax.sharding.Mesh, method: SotGlp, optimizer: optax.GradientTransformation, state: State
+    mesh: jax.sharding.Mesh, method: SotGlp, optimizer: optax.GradientTransformation
 ) -> Callable:
-    """`train_step` for a mesh: images divided over 'data', classes over 'class'.
+    """`train_step` on a mesh: images divided over 'data', classes over both axes.
 
     Args:
       mesh: the devices.
       method: what is learned.
       optimizer: of the trainable tree.
-      state: as `sharding.spread_classes` laid it out; the next one is laid out alike.
+
+    Returns:
+      A jitted function of the state as `sharding.spread_classes` laid it out, CLIP's weights on
+      every device, the names of `sharding.put_classes`, and the batch of `sharding.put_batch`.
     """
-    method = dataclasses.replace(method, place=sharding.placer(mesh))
-    return jax.jit(
-        functools.partial(train_step, method=method, optimizer=optimizer),
-        out_shardings=(jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
+    method = dataclasses.replace(method, axes=collectives.Axes(("data",), ("class",)))
+    step = functools.partial(train_step, method=method, optimizer=optimizer)
+
+    def on_mesh(state, frozen, classes, batch):
+        states = sharding.state_specs(state, method.per_class)
+        whole, rows = PartitionSpec(), PartitionSpec("data")
+        return jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(states, whole, sharding.class_specs(classes), rows),
+            out_specs=(states, whole),
+            check_vma=False,  # ott's loops start from constants
+        )(state, frozen, classes, batch)
+
+    return jax.jit(on_mesh, donate_argnums=0)
 
 
 class _Recorder:
@@ -183,8 +237,7 @@ class _Recorder:
         """Writes the means since the last time; returns what a progress bar shows."""
         fetched = [(step, jax.device_get(metrics)) for step, metrics in self._pending]
         for step, metrics in fetched:
-            # The step's loss is of the weights before it, the norm of those after it.
-            if not np.isfinite(metrics["loss"] + metrics["parameter_norm"]):
+            if not np.isfinite(metrics["loss"] + metrics["gradient_norm"]):
                 raise InputError(
                     f"loss or weights are not finite at step {step}: lower --config.train.lr or "
                     f"set --config.precision=float32; the last good checkpoint is of step "

@@ -26,14 +26,14 @@ def step(loaded, shape: str, batch: dict) -> tuple[dict, dict, str]:
     mesh = sharding.make_mesh(shape)
     method = SotGlp(loaded.towers(), (5, 6, 7, 8), n_local=2, topk=5, local_init="random")
     state = first_state(method, OPTIMIZER, loaded.params, len(NAMES), seed=0)
-    state = sharding.spread_classes(state, method.per_class, mesh)
     frozen = jax.device_put(loaded.params, sharding.replicated(mesh))
     classes = sharding.put_classes(loaded.tokenizer(NAMES, room=4), mesh, chunk=0)
+    state = sharding.spread_classes(state, method.per_class, classes, mesh)
     batch = sharding.put_batch(batch, mesh)
-    program = jit_step(mesh, method, OPTIMIZER, state).lower(state, frozen, classes, batch)
+    program = jit_step(mesh, method, OPTIMIZER).lower(state, frozen, classes, batch)
     program = program.compile()
     state, metrics = program(state, frozen, classes, batch)
-    state = sharding.drop_padding(state, method.per_class, len(NAMES))
+    state = sharding.collect_classes(state, method.per_class, classes)
     return jax.device_get(state["trainable"]), jax.device_get(metrics), program.as_text()
 
 

@@ -160,9 +160,10 @@ def forward_and_gradient(method: SotGlp):
         text = method.encode_classes(trainable, frozen, classes)
         scores = method.score(trainable, frozen, text, image)
         mask, key = jnp.ones(len(labels), bool), jax.random.key(0)
-        grads, metrics = jax.grad(method.loss, has_aux=True)(
+        sums = jax.grad(method.loss, has_aux=True)(
             trainable, frozen, classes, image, labels, mask, key
         )
+        grads, metrics = jax.tree.map(lambda x: x / len(labels), sums)
         return image, text, scores, grads, metrics
 
     return compute

@@ -5,10 +5,11 @@ stands behind the end-of-text token changes nothing: a trunk is computed once fo
 go on from it, and branches are grouped by length.
 """
 
-import math
+import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -42,66 +43,122 @@ class Branch:
     start: int = struct.field(pytree_node=False)
 
 
-class Segment(NamedTuple):
-    """Equally long ends of sequences: their (n, N, L), and where they start."""
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the tokens of S sequences of at most L tokens are among T rows.
 
-    shape: tuple[int, int, int]
-    start: int
+    All tokens as one matrix make a dense layer one large product; attention wants sequences.
+
+    Attributes:
+      parts: (n, N, length, start) of the trunk, where there is one, and of every branch, those
+        that go on from the trunk before those that go on from [SOS].
+    """
+
+    parts: tuple[tuple[int, int, int, int], ...]
+
+    @property
+    def trunk(self) -> int:
+        """Rows of the trunk."""
+        _, prompts, length, _ = self.parts[0]
+        return prompts * length if len(self.parts) > 1 else 0
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """The row of every token, (S, L) int32; behind a sequence's end, any row."""
+        longest = max(length + start for _, _, length, start in self.parts)
+        first, rows = 0, []
+        for n, prompts, length, start in self.parts:
+            own = first + np.arange(n * prompts * length).reshape(n * prompts, length)
+            before = np.arange(start)[None]
+            if start > 1:
+                before = before + np.arange(prompts)[:, None] * start
+            before = np.resize(before, (n * prompts, start))
+            behind = np.zeros((n * prompts, longest - start - length), int)
+            rows.append(np.concatenate([before, own, behind], axis=1))
+            first += n * prompts * length
+        return np.concatenate(rows).astype(np.int32)
+
+    @functools.cached_property
+    def places(self) -> np.ndarray:
+        """Where each row's own sequence has it, (T,) int32, counted through (S, L)."""
+        places = []
+        for n, prompts, length, start in self.parts:
+            inside = np.zeros((n * prompts, self.rows.shape[1]), bool)
+            inside[:, start : start + length] = True
+            places.append(inside)
+        return np.flatnonzero(np.concatenate(places)).astype(np.int32)
+
+    @property
+    def sequences(self) -> tuple[int, int]:
+        """Sequences of the trunk, and those that have all of it, themselves included."""
+        counts = [n * prompts for n, prompts, *_ in self.parts]
+        whole = [c for c, part in zip(counts, self.parts, strict=True) if part[3] > 1]
+        return counts[0], counts[0] + sum(whole)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def to_sequences(layout: Layout, rows: Float[Array, "T ..."]) -> Float[Array, "S L ..."]:
+    """Every sequence from its first token on."""
+    return rows.at[layout.rows].get(mode="promise_in_bounds")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def to_rows(layout: Layout, sequences: Float[Array, "S L ..."]) -> Float[Array, "T ..."]:
+    """The opposite: every row from its own sequence."""
+    flat = sequences.reshape(-1, *sequences.shape[2:])
+    return flat.at[layout.places].get(mode="promise_in_bounds")
+
+
+def _rows_gradient(layout: Layout, _, cotangent):
+    """A gather and sums: left to itself, it would be a scatter, one row after the other."""
+    rows = to_rows(layout, cotangent)
+    if not layout.trunk:
+        return (rows,)
+    trunk, on_trunk = layout.sequences
+    length = layout.trunk // trunk
+    of_trunk = cotangent[trunk:on_trunk, :length]
+    of_trunk = of_trunk.reshape(-1, trunk, *of_trunk.shape[1:]).sum(0)
+    of_trunk = of_trunk.reshape(layout.trunk, *of_trunk.shape[2:])
+    of_sos = cotangent[on_trunk:, 0].sum(0)
+    return (rows.at[: layout.trunk].add(of_trunk).at[0].add(of_sos),)
+
+
+def _sequences_gradient(layout: Layout, _, cotangent):
+    shape = (*layout.rows.shape, *(1,) * (cotangent.ndim - 1))
+    own = np.zeros(layout.rows.size, bool)
+    own[layout.places] = True
+    return (jnp.where(own.reshape(shape), to_sequences(layout, cotangent), 0),)
+
+
+to_sequences.defvjp(lambda layout, rows: (to_sequences(layout, rows), None), _rows_gradient)
+to_rows.defvjp(lambda layout, x: (to_rows(layout, x), None), _sequences_gradient)
 
 
 @struct.dataclass
 class Rows:
-    """The tokens of all segments as one matrix, so that a dense layer is one large product."""
+    """The tokens of all sequences as one matrix."""
 
     x: Float[Array, "T W"]
-    segments: tuple[Segment, ...] = struct.field(pytree_node=False)
-
-    def split(self, x: Float[Array, "T ..."]) -> list[Float[Array, "n N L ..."]]:
-        """Cuts a matrix of these rows into segments."""
-        cuts = np.cumsum([math.prod(segment.shape) for segment in self.segments])
-        parts = jnp.split(x, cuts[:-1])
-        return [
-            p.reshape(*s.shape, *x.shape[1:]) for p, s in zip(parts, self.segments, strict=True)
-        ]
-
-    def to_sequences(self, x: Float[Array, "T ..."]) -> Float[Array, "S L ..."]:
-        """The same as S sequences from their first token on, filled up behind with zeros."""
-        longest = max(start + shape[2] for shape, start in self.segments)
-        parts, whole = self.split(x), []
-        for part, (shape, start) in zip(parts, self.segments, strict=True):
-            before = parts[0][:, : 1 if start == 1 else None, :start]
-            before = jnp.broadcast_to(before, (*shape[:2], *before.shape[2:]))
-            behind = jnp.zeros((*shape[:2], longest - start - shape[2], *x.shape[1:]), x.dtype)
-            part = jnp.concatenate([before, part, behind] if start else [part, behind], axis=2)
-            whole.append(part.reshape(-1, *part.shape[2:]))
-        return jnp.concatenate(whole)
-
-    def to_rows(self, x: Float[Array, "S L ..."]) -> Float[Array, "T ..."]:
-        """The opposite of `to_sequences`."""
-        cuts = np.cumsum([n * prompts for (n, prompts, _), _ in self.segments])
-        parts = [
-            part[:, start : start + shape[2]].reshape(-1, *x.shape[2:])
-            for part, (shape, start) in zip(jnp.split(x, cuts[:-1]), self.segments, strict=True)
-        ]
-        return jnp.concatenate(parts)
+    layout: Layout = struct.field(pytree_node=False)
 
 
 class TextBlock(Block):
     """One causal layer; with `ends` given, only the tokens there come out, one a sequence."""
 
     def __call__(self, rows, ends=None):
-        h = self.ln_1(rows.x)
-        k, v = (rows.to_sequences(self.split_heads(dense(h))) for dense in (self.k, self.v))
-        at, x = jnp.arange(k.shape[1])[None], rows.x
+        x, layout = rows.x, rows.layout
+        h = self.ln_1(x)
+        k, v = (to_sequences(layout, self.split_heads(dense(h))) for dense in (self.k, self.v))
+        at = np.arange(k.shape[1])[None]
         if ends is None:
-            q = rows.to_sequences(self.split_heads(self.q(h)))
+            q = to_sequences(layout, self.split_heads(self.q(h)))
         else:
             at = ends[:, None]
-            x = jnp.take_along_axis(rows.to_sequences(x), at[..., None], axis=1)[:, 0]
+            x = x[jnp.asarray(layout.rows)[np.arange(len(ends)), ends]]
             q = self.split_heads(self.q(self.ln_1(x)))[:, None]
-        may_see = jnp.arange(k.shape[1]) <= at[..., None]
+        may_see = np.arange(k.shape[1]) <= at[..., None]
         attended = attend(q, k, v, may_see[:, None])
-        attended = rows.to_rows(attended) if ends is None else attended[:, 0]
+        attended = to_rows(layout, attended) if ends is None else attended[:, 0]
         x = self.mlp(checkpoint_name(x + self.out(attended), KEPT))
         return (rows.replace(x=x) if ends is None else x), None
 
@@ -173,7 +230,7 @@ class TextTransformer(nn.Module):
 
         Args:
           trunk: beginnings without positions, [SOS] first; None where no branch has a start.
-          branches: see there.
+          branches: those that go on from the whole trunk before those that go on from [SOS].
         """
         parts = [(b.embeddings, b.start) for b in branches]
         ends = [jnp.repeat(b.start + b.eot, b.embeddings.shape[1]) for b in branches]
@@ -194,8 +251,8 @@ class TextTransformer(nn.Module):
         """Embeddings and where they start, through all layers but the last."""
         position = self.positional_embedding
         x = [part + position[start : start + part.shape[2]] for part, start in parts]
-        segments = tuple(Segment(part.shape[:3], start) for part, start in parts)
-        rows = Rows(jnp.concatenate([y.reshape(-1, self.width) for y in x]), segments)
+        layout = Layout(tuple((*part.shape[:3], start) for part, start in parts))
+        rows = Rows(jnp.concatenate([y.reshape(-1, self.width) for y in x]), layout)
         return self.blocks(rows, None)[0] if self.layers > 1 else rows
 
     def embed(self, ids: Int[Array, "..."]) -> Float[Array, "... W"]:

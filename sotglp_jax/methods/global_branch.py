@@ -28,7 +28,7 @@ class GlobalBranch:
         """Text features of the global prompts of every class, not normalised."""
         shared = trainable["global_prompts"]
         none = jnp.zeros((len(classes.mask), 0, *shared.shape[1:]))
-        return prompts.encode(self.towers, frozen["text"], shared, none, classes)
+        return prompts.encode(self.towers, frozen["text"], shared, none, classes)[classes.places]
 
     def score(
         self, trainable: dict, frozen: dict, text: Float[Array, "C Ng D"], image: ImageFeatures

@@ -7,9 +7,10 @@ lengths, and so one program serves all.
 
 from collections.abc import Iterator
 
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sotglp_jax.clip.tokenizer import Tokens
 
@@ -20,7 +21,7 @@ STEP = 2  # lengths are rounded up to a multiple, for fewer and larger attention
 class Names:
     """Names of about one length: tokens without [SOS], filled up with zeros.
 
-    The leading axes are k parts of the classes, d devices that share a part, and g passes.
+    The leading axes are k x d devices and g passes of each.
     """
 
     ids: Int[Array, "k d g n L"]
@@ -29,52 +30,57 @@ class Names:
 
 @struct.dataclass
 class PackedClasses:
-    """The names of C classes, of which the last may be padding so that k parts are equal.
+    """The names of C classes in R >= C places, device by device and pass by pass.
 
     Attributes:
       start: id of [SOS].
       names: longest first.
-      members: index of each name's class within its part; names of all lengths in a row.
-      places: where each class of a part stands among the names of all its devices and passes.
-      mask: False for padding.
+      members: for each name, in the order of `names`, where its class's own prompts are.
+      places: the place of each class.
+      mask: False for empty places.
     """
 
     start: Int[Array, ""]
     names: tuple[Names, ...]
     members: Int[Array, "k d g n"]
-    places: Int[Array, "k c"]
-    mask: Bool[Array, " C"]
+    places: Int[Array, " C"]
+    mask: Bool[Array, " R"]
 
 
-def pack(tokens: Tokens, *, parts: int = 1, devices: int = 1, chunk: int = 0) -> PackedClasses:
+def pack(tokens: Tokens, *, devices: tuple[int, int] = (1, 1), chunk: int = 0) -> PackedClasses:
     """Lays out class names.
 
     Args:
       tokens: [SOS] name [EOT] of every class.
-      parts: into which the classes are divided, in their order.
-      devices: that share a part.
+      devices: along the mesh axes 'class' and 'data'.
       chunk: most classes in a pass of one device; 0 for one pass.
     """
     eot = np.asarray(tokens.eot) - 1  # without [SOS]
-    size = -(-len(eot) // parts)
-    passes = -(-size // devices // chunk) if chunk else 1
-    hands = np.stack([_deal(eot, k * size, size, devices * passes) for k in range(parts)])
-    shape = (parts, devices, passes, -1)
-    first = size * np.arange(parts)[:, None, None]
+    on_device = -(-len(eot) // int(np.prod(devices)))
+    passes = -(-on_device // chunk) if chunk else 1
+    hands = _deal(eot, int(np.prod(devices)) * passes)
+    shape = (*devices, passes, -1)
+    places = np.zeros(len(eot), np.int32)
+    places[hands[hands >= 0]] = np.flatnonzero(hands >= 0)
     return PackedClasses(
         start=tokens.ids[0, 0],
         names=tuple(_names(tokens.ids[:, 1:], eot, hands, shape)),
-        members=np.maximum(hands - first, 0).reshape(shape).astype(np.int32),
-        places=_places(hands.reshape(parts, -1), size),
-        mask=np.arange(parts * size) < len(eot),
+        members=np.maximum(hands, 0).reshape(shape).astype(np.int32),
+        places=places,
+        mask=hands.ravel() >= 0,
     )
 
 
-def _deal(eot: np.ndarray, first: int, size: int, hands: int) -> np.ndarray:
-    """Classes of a part for each of the hands, (hands, n), longest first; -1 is an empty place."""
-    classes = np.arange(first, min(first + size, len(eot)))
-    places = np.full((-(-size // hands), hands), -1)
-    places.flat[: len(classes)] = classes[np.argsort(-eot[classes], kind="stable")]
+def arrange(own: Float[Array, "C ..."], classes: PackedClasses) -> Float[Array, "R ..."]:
+    """A row for each class at the classes' places, zeros at empty ones."""
+    mask = classes.mask.reshape(-1, *(1,) * (own.ndim - 1))
+    return jnp.where(mask, own[classes.members.ravel()], 0)
+
+
+def _deal(eot: np.ndarray, hands: int) -> np.ndarray:
+    """Classes for each of the hands, (hands, n), longest first; -1 is an empty place."""
+    places = np.full((-(-len(eot) // hands), hands), -1)
+    places.flat[: len(eot)] = np.argsort(-eot, kind="stable")
     return places.T
 
 
@@ -82,19 +88,11 @@ def _names(ids: np.ndarray, eot: np.ndarray, hands: np.ndarray, shape: tuple) ->
     """The names of all hands, by length."""
     empty = hands < 0
     ids, eot = np.where(empty[..., None], 0, ids[hands]), np.where(empty, 0, eot[hands])
-    longest = eot.max(axis=(0, 1)) + 1
+    longest = eot.max(axis=0) + 1
     lengths = np.minimum(-(-longest // STEP) * STEP, ids.shape[-1])
     for length in np.unique(lengths)[::-1]:
         same = lengths == length
         yield Names(
-            ids[:, :, same, :length].reshape(*shape, length).astype(np.int32),
-            eot[:, :, same].reshape(shape).astype(np.int32),
+            ids[:, same, :length].reshape(*shape, length).astype(np.int32),
+            eot[:, same].reshape(shape).astype(np.int32),
         )
-
-
-def _places(hands: np.ndarray, size: int) -> np.ndarray:
-    """Where each class of a part stands in its hands; 0 for padding."""
-    places = np.zeros((len(hands), size), np.int32)
-    part, place = np.nonzero(hands >= 0)
-    places[part, hands[part, place] - size * part] = place
-    return places

@@ -3,9 +3,9 @@
 A method is a frozen dataclass of options whose functions are pure:
   init            the trainable tree;
   per_class       which of its leaves have the classes as their first axis;
-  encode_classes  text features, once per step in training, once per run in evaluation;
+  encode_classes  text features of all classes;
   score           logits and what they were made of;
-  loss            the scalar to minimise, and metrics.
+  loss            the scalar to minimise, and metrics, as sums over images.
 """
 
 import dataclasses
@@ -16,8 +16,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sotglp_jax import losses, transport
+from sotglp_jax import collectives, losses, transport
 from sotglp_jax.clip import ImageFeatures, Towers
+from sotglp_jax.collectives import Axes
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import prompts
 from sotglp_jax.methods.packing import PackedClasses
@@ -77,8 +78,7 @@ class SotGlp:
       local_init: "template", "random" or "gram".
       class_specific: local prompts per class; False is one pool shared by all classes.
       projection: learn W_local; False is the paper's "w/o Proj".
-      place: called as place(x, *axes) where x's leading axes run over images ("data"), classes
-        ("class") or neither (None), for whoever wants to spread them over devices.
+      axes: mesh axes of whoever calls `loss` inside `jax.shard_map`.
     """
 
     towers: Towers
@@ -100,7 +100,7 @@ class SotGlp:
     local_init: str = "template"
     class_specific: bool = True
     projection: bool = True
-    place: prompts.Place = lambda x, *axes: x
+    axes: Axes = Axes()
 
     def __post_init__(self):
         patches = self.towers.vision.tokens - 1
@@ -148,13 +148,19 @@ class SotGlp:
     def encode_classes(
         self, trainable: dict, frozen: dict, classes: PackedClasses
     ) -> ClassFeatures:
-        """Text features of every prompt of every class (equation 1)."""
+        """Text features of every prompt of every class (equation 1), in the classes' order."""
+        features = self._encode(trainable, frozen, classes)[classes.places]
+        return ClassFeatures(features[:, : self.n_global], features[:, self.n_global :])
+
+    def _encode(
+        self, trainable: dict, frozen: dict, classes: PackedClasses
+    ) -> Float[Array, "r N D"]:
+        """The same of this device's places alone, global prompts first."""
         shared, own = trainable["global_prompts"], trainable["local_prompts"]
         if not self.class_specific:
             shared = jnp.concatenate([shared, own])
             own = jnp.zeros((len(classes.mask), 0, *own.shape[1:]))
-        features = prompts.encode(self.towers, frozen["text"], shared, own, classes, self.place)
-        return ClassFeatures(features[:, : self.n_global], features[:, self.n_global :])
+        return prompts.encode(self.towers, frozen["text"], shared, own, classes)
 
     def score(
         self, trainable: dict, frozen: dict, text: ClassFeatures, image: ImageFeatures
@@ -164,7 +170,6 @@ class SotGlp:
         f_local = unit(self._project(frozen, self._adapt(trainable, image.patches)))
         sim_global = cosines("bd,cnd->bcn", f_global, unit(text.global_))
         sim_local = cosines("bpd,cnd->bpcn", f_local, unit(text.local))
-        sim_local = self.place(sim_local, "data", None, "class")
         support, plan, phi = self.match(sim_local)
         weight = jnp.exp(trainable["log_fusion"]) if self.learn_fusion else self.fusion_weight
         logits = self._logits(jnp.exp(frozen["logit_scale"]), sim_global.mean(-1), phi, weight)
@@ -201,6 +206,10 @@ class SotGlp:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """L_global + λ L_local with global prompt dropout (section 3.5), and metrics.
 
+        All are sums over the images, of which "images" is the number. On a mesh, a device has some
+        of the images, some of the places, and the rows of local prompts for these; its gradient is
+        whole for its local prompts and to be added up over the devices for all other leaves.
+
         Args:
           trainable: the tree of `init`.
           frozen: CLIP's weights.
@@ -210,28 +219,39 @@ class SotGlp:
           mask: False for padding.
           key: randomness of the dropout.
         """
-        text = self.encode_classes(trainable, frozen, classes)
+        text = collectives.gather(self._encode(trainable, frozen, classes), self.axes.images)
+        text = ClassFeatures(text[:, : self.n_global], text[:, self.n_global :])
         scores = self.score(trainable, frozen, text, image)
-        dropped = drop_prompts(scores.sim_global, self.global_dropout, key)
-        logits = scores.logits | {"dropped": jnp.exp(frozen["logit_scale"]) * dropped}
-        logits = {name: jnp.where(classes.mask, x, -jnp.inf) for name, x in logits.items()}
-        loss_global = losses.cross_entropy(logits.pop("dropped"), labels, mask)
-        loss_local = losses.cross_entropy(logits["local"], labels, mask)
-        total = self.global_weight * loss_global + self.fusion_weight * loss_local
+        scale, keep = jnp.exp(frozen["logit_scale"]), self._drawn(key, len(labels))
+        dropped = scale * jnp.einsum("bcn,bn->bc", scores.sim_global, keep, precision="highest")
+        logits = jnp.where(classes.mask, jnp.stack([dropped, *scores.logits.values()]), -jnp.inf)
+        places = classes.places[labels] - len(text.local) * collectives.index(self.axes.classes)
+        entropy = transport.normalised_entropy(scores.plan)
+        entropy = jnp.sum(entropy, axis=-1, where=classes.mask) / len(classes.places)
+        losses_, correct, entropy = losses.judge(logits, places, entropy, self.axes.classes)
+        dropped, *losses_ = (losses.masked_sum(x, mask) for x in losses_)
+        of_branch = dict(zip(scores.logits, losses_, strict=True))
+        total = self.global_weight * dropped + self.fusion_weight * of_branch["local"]
         if self.learn_fusion:
-            total += losses.cross_entropy(logits["fused"], labels, mask)
-        entropy = transport.normalised_entropy(scores.plan).mean(-1, where=classes.mask)
+            total += of_branch["fused"]
         metrics = {
+            "images": jnp.sum(mask, dtype=jnp.float32),
             "loss": total,
-            "loss_global": loss_global,
-            "loss_local": loss_local,
-            "plan_entropy": losses.masked_mean(entropy, mask),
+            "loss_global": dropped,
+            "loss_local": of_branch["local"],
+            "plan_entropy": losses.masked_sum(entropy, mask),
         }
-        if self.learn_fusion:
-            metrics["fusion_weight"] = jnp.exp(trainable["log_fusion"])
-        for name, x in logits.items():
-            metrics[f"accuracy_{name}"] = losses.accuracy(x, labels, mask)
+        for name, x in zip(scores.logits, correct[1:], strict=True):
+            metrics[f"accuracy_{name}"] = losses.masked_sum(x, mask)
+        if self.learn_fusion:  # of all images the same
+            metrics["fusion_weight"] = metrics["images"] * jnp.exp(trainable["log_fusion"])
         return total, metrics
+
+    def _drawn(self, key: PRNGKeyArray, images: int) -> Float[Array, "B Ng"]:
+        """Weights of the global prompts for this device's images, of what is drawn for all."""
+        devices = jax.lax.axis_size(self.axes.images) if self.axes.images else 1
+        keep = keep_prompts(images * devices, self.n_global, self.global_dropout, key)
+        return collectives.own_part(keep, self.axes.images)
 
     def _adapt(self, trainable: dict, patches: Float[Array, "B P W"]) -> Float[Array, "B P W"]:
         """W_local on the patch features (equation 3)."""
@@ -263,23 +283,22 @@ class SotGlp:
         return {"fused": fused, "global": s_global, "local": s_local}
 
 
-def drop_prompts(
-    sim: Float[Array, "B C Ng"], share: float, key: PRNGKeyArray
-) -> Float[Array, "B C"]:
-    """Mean over the prompts that each image keeps, drawn with replacement.
+def keep_prompts(
+    images: int, n_global: int, share: float, key: PRNGKeyArray
+) -> Float[Array, "B Ng"]:
+    """Weights of the mean over the prompts that each image keeps, drawn with replacement.
 
     Args:
-      sim: similarities of images and global prompts.
+      images: B.
+      n_global: N_g.
       share: left out of N_g, rounded down; at least one is kept, and 0 keeps exactly all.
       key: randomness.
     """
     if not share:
-        return sim.mean(-1)
-    n_global = sim.shape[-1]
+        return jnp.full((images, n_global), 1 / n_global)
     keep = max(n_global - int(share * n_global), 1)
-    drawn = jax.random.randint(key, (len(sim), keep), 0, n_global)
-    weights_BxNg = jax.nn.one_hot(drawn, n_global).mean(1)
-    return jnp.einsum("bcn,bn->bc", sim, weights_BxNg, precision="highest")
+    drawn = jax.random.randint(key, (images, keep), 0, n_global)
+    return jax.nn.one_hot(drawn, n_global).mean(1)
 
 
 def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
