@@ -134,7 +134,7 @@ def paper() -> ConfigDict:
             "cache": {"views": 0, "folder": ""},
             # Sets to be told from the test images, and the temperature of MCM.
             "ood": {"sets": (), "temperature": 1.0},
-            "text": {"chunk": 0},  # classes per pass of the text tower; 0: all at once
+            "text": {"chunk": 0},  # classes per pass of the text tower; 0: as memory allows
             "method": {
                 "name": "sotglp",
                 "context": "A photo of a",

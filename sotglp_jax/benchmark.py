@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from sotglp_jax import clip, flops, sharding
+from sotglp_jax import clip, flops, memory, sharding
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import loader, speed
 from sotglp_jax.errors import run_command
@@ -99,6 +99,7 @@ class Case:
     precision: str
     mesh: str
     chunk: int
+    cached: bool
 
     @property
     def arch(self) -> clip.Architecture:
@@ -110,6 +111,15 @@ class Case:
         """The method with the paper's options."""
         towers = clip.build(self.arch, "quick_gelu", DTYPES[self.precision])
         return SotGlp(towers, TEMPLATE_IDS)
+
+    def classes_per_pass(self, devices: int = 1) -> int:
+        """Of the text tower, as a run of these sizes has it."""
+        if self.chunk:
+            return self.chunk
+        frozen = {"text": {"token_embedding": np.zeros((49408, self.arch.text_width))}}
+        shapes = jax.eval_shape(lambda: self.method.init(jax.random.key(0), frozen, self.classes))
+        text = self.method.towers.text
+        return memory.classes_per_pass(text, names(self.classes), shapes, devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +141,7 @@ def train(case: Case) -> Work:
     """One training step."""
     mesh, method, optimizer = sharding.make_mesh(case.mesh), case.method, sgd(0.05, 0.9, 0.01)
     frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
-    classes = sharding.put_classes(names(case.classes), mesh, case.chunk)
+    classes = sharding.put_classes(names(case.classes), mesh, case.classes_per_pass(mesh.size))
     state = first_state(method, optimizer, frozen, case.classes, seed=0)
     state = sharding.spread_classes(state, method.per_class, classes, mesh)
     batch = sharding.put_batch(images(case), mesh)
@@ -151,7 +161,7 @@ def evaluate(case: Case) -> Work:
     mesh, method = sharding.make_mesh(case.mesh), case.method
     frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
     trained = method.init(jax.random.key(0), frozen, case.classes)
-    classes = pack(names(case.classes), chunk=case.chunk)
+    classes = pack(names(case.classes), chunk=case.classes_per_pass())
     text = jax.jit(method.encode_classes)(trained, frozen, classes)
     batch = sharding.put_batch(images(case), mesh)
     count = functools.partial(classification.judge, towers=method.towers, methods=(method,))
@@ -165,6 +175,7 @@ def vision(case: Case) -> Work:
     """The vision tower, both streams, forward: it is never differentiated."""
     mesh, towers = sharding.make_mesh(case.mesh), case.method.towers
     frozen = jax.device_put(random_weights(case)["vision"], sharding.replicated(mesh))
+    case = dataclasses.replace(case, cached=False)
     pixels = sharding.put_batch({"image": images(case)["image"]}, mesh)["image"]
 
     def forward(frozen, pixels):
@@ -178,7 +189,7 @@ def text(case: Case) -> Work:
     """The text tower on the prompts of all classes, forward and backward."""
     mesh, method = sharding.make_mesh(case.mesh), case.method
     frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
-    classes = sharding.put_classes(names(case.classes), mesh, case.chunk)
+    classes = sharding.put_classes(names(case.classes), mesh, case.classes_per_pass(mesh.size))
     trainable = method.init(jax.random.key(0), frozen, case.classes)
 
     def length(trainable, frozen, classes):
@@ -241,10 +252,15 @@ def names(classes: int) -> Tokens:
 
 
 def images(case: Case) -> dict[str, np.ndarray]:
-    """A batch of noise."""
+    """A batch of noise: pixels, or features as a cache has them."""
     rng, side = np.random.default_rng(0), case.arch.image_size
-    return {
-        "image": rng.integers(0, 256, (case.batch, side, side, 3), np.uint8),
+    shape, width = (case.batch, case.arch.patches), case.arch.vision_width
+    cached = {
+        "cls": rng.standard_normal((case.batch, width), np.float32),
+        "patches": rng.standard_normal((*shape, width), np.float32),
+    }
+    pixels = {"image": rng.integers(0, 256, (case.batch, side, side, 3), np.uint8)}
+    return (cached if case.cached else pixels) | {
         "label": rng.integers(0, case.classes, case.batch, np.int32),
         "mask": np.ones(case.batch, bool),
     }
@@ -253,12 +269,12 @@ def images(case: Case) -> dict[str, np.ndarray]:
 def ours(case: Case) -> dict[str, int]:
     """Operations of a training step by part, as this package does it on one device."""
     arch, method, batch = case.arch, case.method, case.batch
-    classes = pack(names(case.classes), chunk=case.chunk)
+    classes = pack(names(case.classes), chunk=case.classes_per_pass())
     text = text_flops(arch, method, classes)
     heads = (case.classes, method.n_global, method.n_local)
     problems = batch * case.classes
     return {
-        "vision": batch * flops.vision(arch, dual=True),
+        "vision": 0 if case.cached else batch * flops.vision(arch, dual=True),
         "text": text,
         # Several passes run forward once more instead of keeping what it gave.
         "text, backward": text * (1 if classes.members.shape[2] == 1 else 2),
@@ -285,7 +301,7 @@ def plain(case: Case) -> dict[str, int]:
     arch, method = case.arch, case.method
     prompts = case.classes * (method.n_global + method.n_local)
     text = prompts * flops.plain_text(arch)
-    vision = case.batch * flops.vision(arch, dual=False)
+    vision = 0 if case.cached else case.batch * flops.vision(arch, dual=False)
     return ours(case) | {"vision": vision, "text": text, "text, backward": text}
 
 
@@ -347,7 +363,7 @@ def record(what: str, case: Case) -> tuple[dict, float]:
     best = peak(device, case.precision)
     shape = sharding.make_mesh(case.mesh).shape
     line = {
-        "what": what,
+        "what": what + ", cached" * case.cached,
         "clip": case.clip,
         "classes": case.classes,
         "batch": case.batch,
@@ -426,4 +442,5 @@ if __name__ == "__main__":
     flags.DEFINE_enum("precision", "float32", list(DTYPES), "Of the products in the towers.")
     flags.DEFINE_string("mesh", "", "As --config.mesh.")
     flags.DEFINE_integer("chunk", 0, "As --config.text.chunk.", lower_bound=0)
+    flags.DEFINE_bool("cached", False, "Train or evaluate on cached features of the images.")
     run_command(main)

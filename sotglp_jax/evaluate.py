@@ -92,7 +92,7 @@ def _with_fusion(run: Run, of_global: float, of_local: float) -> Run:
 def _scorer(run: Run, mesh: Mesh, state: dict, measure: Callable) -> Callable:
     """A function of (source, title) that yields what `measure` gives for every batch."""
     frozen, trained = jax.device_put((run.frozen, state["trainable"]), sharding.replicated(mesh))
-    text = jax.jit(run.method.encode_classes)(trained, frozen, _classes(run))
+    text = jax.jit(run.method.encode_classes)(trained, frozen, _classes(run, state))
     whole = sharding.replicated(mesh)  # on every process
     step = jax.jit(functools.partial(measure, method=run.method), out_shardings=whole)
 
@@ -152,8 +152,8 @@ def protocol(run: Run) -> dict:
     }
 
 
-def _classes(run: Run) -> PackedClasses:
-    return pack(run.classes, chunk=run.config.text.chunk)
+def _classes(run: Run, state: dict) -> PackedClasses:
+    return pack(run.classes, chunk=run.classes_per_pass(state["trainable"]))
 
 
 def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
@@ -166,7 +166,7 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
     )
     methods, tokens = (run.zero_shot,), (run.sentences,)
     if run.method:
-        methods, tokens = (*methods, run.method), (*tokens, _classes(run))
+        methods, tokens = (*methods, run.method), (*tokens, _classes(run, state))
     texts = tuple(
         jax.jit(method.encode_classes)(trained, frozen, text)
         for method, text in zip(methods, tokens, strict=True)

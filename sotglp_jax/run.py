@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sotglp_jax import clip, workdir
+from sotglp_jax import clip, memory, workdir
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import Tokenizer, Tokens
 from sotglp_jax.data import datasets, digits, fewshot, loader
@@ -74,6 +74,13 @@ class Run:
     def steps_per_epoch(self) -> int:
         """Training steps of an epoch."""
         return loader.steps_per_epoch(len(self.train), self.config.train.batch_size)
+
+    def classes_per_pass(self, trainable: dict, devices: int = 1) -> int:
+        """Of the text tower, on each of several devices."""
+        text = self.zero_shot.towers.text
+        return self.config.text.chunk or memory.classes_per_pass(
+            text, self.classes, trainable, devices
+        )
 
 
 def prepare(config: ConfigDict, folder: str = "") -> Run:

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import cache, collectives, evaluate, hosts, sharding, workdir
+from sotglp_jax import cache, collectives, evaluate, hosts, memory, sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.clip import ImageFeatures
 from sotglp_jax.data import loader
@@ -132,29 +132,30 @@ def train(run: Run) -> None:
 
 
 def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) -> State:
-    from sotglp_jax.metrics import create_writer  # imports TensorFlow, which takes seconds
-
     config, total, start = run.config.train, run.total_steps, int(state["step"])
     if start == total:
         return state
     frozen = jax.device_put(run.frozen, sharding.replicated(mesh))
-    classes = sharding.put_classes(run.classes, mesh, run.config.text.chunk)
+    chunk = run.classes_per_pass(state["trainable"], mesh.size)
+    classes = sharding.put_classes(run.classes, mesh, chunk)
     per_class = run.method.per_class
     state = sharding.spread_classes(state, per_class, classes, mesh)
     optimizer, schedule = make_optimizer(run)
-    step_fn = jit_step(mesh, run.method, optimizer)
-    batches = _batches(run, mesh, start)
-    before, began = meta["train_seconds"], time.monotonic()
+    batches = (sharding.put_batch(batch, mesh) for batch in _batches(run, mesh, start))
+    before, began, program = meta["train_seconds"], time.monotonic(), None
     with (
-        contextlib.closing(create_writer(run.workdir, start)) as writer,
+        contextlib.closing(_Recorder(run, schedule, start)) as recorder,
         Interruption() as interruption,
         tqdm(
             total=total, initial=start, desc="training", unit="step", disable=hosts.no_bar()
         ) as bar,
     ):
-        recorder = _Recorder(writer, schedule, config.batch_size, start, total)
         for step, batch in enumerate(batches, start=start + 1):
-            state, metrics = step_fn(state, frozen, classes, sharding.put_batch(batch, mesh))
+            if not program:
+                step_fn = jit_step(mesh, run.method, optimizer)
+                program = step_fn.lower(state, frozen, classes, batch).compile()
+                bar.write(memory.describe(program))
+            state, metrics = program(state, frozen, classes, batch)
             recorder.add(step, metrics)
             bar.update()
             stop = interruption.requested(step) or step == total
@@ -225,10 +226,10 @@ def jit_step(
 class _Recorder:
     """Collects metrics on the device and writes their means now and then."""
 
-    def __init__(self, writer, schedule, batch_size: int, start: int, total: int):
-        self._writer, self._schedule, self._batch_size = writer, schedule, batch_size
+    def __init__(self, run: Run, schedule: optax.Schedule, start: int):
+        self._run, self._schedule, self._start, self._writer = run, schedule, start, None
         self._pending: list[tuple[int, dict]] = []
-        self._last, self._time, self._total = start, time.monotonic(), total
+        self._last, self._time = start, time.monotonic()
 
     def add(self, step: int, metrics: dict) -> None:
         self._pending.append((step, metrics))
@@ -248,12 +249,20 @@ class _Recorder:
         means = {k: float(np.mean([m[k] for _, m in fetched])) for k in fetched[0][1]}
         means |= {
             "learning_rate": float(self._schedule(step - 1)),
-            "images_per_second": speed * self._batch_size,
-            "remaining_seconds": (self._total - step) / speed,
+            "images_per_second": speed * self._run.config.train.batch_size,
+            "remaining_seconds": (self._run.total_steps - step) / speed,
         }
+        if not self._writer:  # imports TensorFlow, for which the first step need not wait
+            from sotglp_jax.metrics import create_writer
+
+            self._writer = create_writer(self._run.workdir, self._start)
         self._writer.write_scalars(step, means)
         self._pending, self._last, self._time = [], step, now
         return {"loss": f"{means['loss']:.3f}", "fused": f"{means['accuracy_fused']:.0%}"}
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
 
 
 class Interruption:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sotglp_jax import clip, sharding
+from sotglp_jax.clip import ImageFeatures
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import prompts
 from sotglp_jax.methods.packing import pack
@@ -105,6 +106,20 @@ def test_a_step_moves_every_prompt_and_leaves_clip_bit_identical(loaded):
     assert int(state["step"]) == 1 and np.isfinite(metrics["loss"])
     optimised = jax.tree.leaves(state["opt_state"])
     assert sum(x.size for x in optimised) == sum(x.size for x in jax.tree.leaves(before[0]))
+
+
+def test_gradients_in_bf16_stay_close(tmp_path):
+    wide = clip.load(str(clips.write(tmp_path / "wide", text_width=128)))
+    classes = pack(wide.tokenizer(NAMES, room=4))
+    rng = np.random.default_rng(0)
+    image = ImageFeatures(*(rng.standard_normal(s, np.float32) for s in ((4, 64), (4, 16, 64))))
+    found = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        m = dataclasses.replace(method(wide), towers=wide.towers(dtype))
+        trainable = m.init(jax.random.key(0), wide.params, len(NAMES))
+        found.append(loss_and_gradient(m, trainable, wide, classes, image)[1])
+    for exact, rough in zip(*map(jax.tree.leaves, found), strict=True):
+        assert np.abs(rough - exact).max() < 0.1 * np.abs(exact).max()
 
 
 def test_masked_images_do_not_count(loaded, classes, image):

@@ -69,7 +69,9 @@ def _backward(pattern, residuals, cotangent):
     inputs, out = pattern.split("->")
     of_a, of_b = inputs.split(",")
     to_a = product(f"{out},{of_b}->{of_a}", cotangent, b)
-    to_b = product(f"{of_a},{out}->{of_b}", a, cotangent.astype(b.dtype))
+    # XLA's CPU code has no bf16 product whose left operand is transposed (jax 0.10).
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else b.dtype
+    to_b = product(f"{of_a},{out}->{of_b}", a, cotangent.astype(dtype))
     return to_a.astype(a.dtype), to_b.astype(b.dtype)
 
 
