@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sotglp_jax import clip, flops, memory, sharding
 from sotglp_jax.clip.tokenizer import Tokens
@@ -404,6 +405,32 @@ def print_flops(case: Case) -> None:
     print(json.dumps(line | {k: getattr(case, k) for k in line if hasattr(case, k)}))
 
 
+def print_memory(case: Case) -> None:
+    """Memory of a training step on each device of a mesh; it is compiled and not run."""
+    mesh, method, optimizer = sharding.make_mesh(case.mesh), case.method, sgd(0.05, 0.9, 0.01)
+    classes = sharding.put_classes(names(case.classes), mesh, case.classes_per_pass(mesh.size))
+    frozen = random_weights(case)
+    # A row for every place instead of every class.
+    state = jax.eval_shape(lambda: first_state(method, optimizer, frozen, len(classes.mask), 0))
+    everywhere = PartitionSpec()
+    specs = (
+        sharding.state_specs(state, method.per_class),
+        jax.tree.map(lambda _: everywhere, frozen),
+    )
+    state, frozen = jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+        (state, frozen),
+        specs,
+    )
+    batch = sharding.put_batch(images(case), mesh)
+    program, seconds = compiled(jit_step(mesh, method, optimizer), state, frozen, classes, batch)
+    passes = classes.members.shape[2]
+    print(f"{memory.needed(program) / 1e9:.2f} GB on each of {mesh.size} devices, {passes} passes")
+    line = dict.fromkeys(KEYS) | {"what": "memory", "peak_memory_gb": memory.needed(program) / 1e9}
+    line |= {"device": jax.devices()[0].device_kind, "compile_s": seconds}
+    print(json.dumps(line | {k: getattr(case, k) for k in line if hasattr(case, k)}))
+
+
 def print_input(case: Case) -> None:
     """Images/s of decoding, resizing and batching, and of the bare Pillow calls in a plain pool."""
     size, device = case.arch.image_size, f"{loader.cores()} cores"
@@ -430,12 +457,14 @@ def main(_: list[str]) -> None:
         print_flops(case)
     elif values.what == "input":
         print_input(case)
+    elif values.what == "memory":
+        print_memory(case)
     else:
         print_measurement(values.what, case)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("what", "train", [*MEASURED, "input", "flops"], "What to measure.")
+    flags.DEFINE_enum("what", "train", [*MEASURED, "input", "flops", "memory"], "What to measure.")
     flags.DEFINE_enum("clip", "ViT-B/16", list(SIZES), "Whose sizes.")
     flags.DEFINE_integer("classes", 10, "Number of classes.", lower_bound=1)
     flags.DEFINE_integer("batch", 8, "Images in a batch.", lower_bound=1)

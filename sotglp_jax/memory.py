@@ -45,20 +45,24 @@ def classes_per_pass(
     return -(-len(tokens.eot) // devices // max(passes, 1))
 
 
+def needed(program: jax.stages.Compiled) -> int:
+    """Bytes on each device while a compiled step runs, its arguments included."""
+    sizes = program.memory_analysis()
+    made = sizes.temp_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return sizes.argument_size_in_bytes + made
+
+
 def describe(program: jax.stages.Compiled) -> str:
     """What a compiled training step needs.
 
     Raises:
       InputError: a device does not have as much.
     """
-    sizes = program.memory_analysis()
-    needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
-    needed += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    there = limit()
-    if needed > there:
+    asked, there = needed(program), limit()
+    if asked > there:
         raise InputError(
-            f"a training step needs {needed / 1e9:.1f} GB on each device and there are "
+            f"a training step needs {asked / 1e9:.1f} GB on each device and there are "
             f"{there / 1e9:.1f} GB: set fewer classes per pass with --config.text.chunk, more "
             "devices along the classes with --config.mesh, or --config.precision=bf16."
         )
-    return f"a training step needs {needed / 1e9:.2f} of {there / 1e9:.1f} GB on each device"
+    return f"a training step needs {asked / 1e9:.2f} of {there / 1e9:.1f} GB on each device"
