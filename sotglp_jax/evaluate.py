@@ -35,8 +35,7 @@ def evaluate(run: Run) -> None:
         checkpoints = Checkpoints(run.workdir)
         state, meta = restore(run, checkpoints, sharding.replicated(mesh))
         checkpoints.close()
-    else:
-        workdir.create(run.workdir, run.settings, run.train.names)
+    workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
     report(run, mesh, state, meta["train_seconds"])
 
 

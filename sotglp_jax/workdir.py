@@ -14,7 +14,7 @@ from sotglp_jax import __version__, hosts
 from sotglp_jax.clip import hub
 from sotglp_jax.errors import InputError
 
-CONFIG, IMAGES = "config.json", "train_images.txt"
+CONFIG, IMAGES, CLASSES = "config.json", "train_images.txt", "classes.json"
 # Keys that may differ when a run goes on: they say how it is computed, not what.
 EXECUTION = (
     "mesh",
@@ -97,13 +97,16 @@ def _lines(names: Sequence[str]) -> str:
     return "".join(f"{name}\n" for name in names)
 
 
-def create(workdir: Path, settings: dict, images: Sequence[str]) -> None:
+def create(
+    workdir: Path, settings: dict, images: Sequence[str], class_names: Sequence[str]
+) -> None:
     """Makes the run folder and writes what is known before training.
 
     Args:
       workdir: the folder.
       settings: go into config.json.
       images: names of the training images, go into train_images.txt, one a line.
+      class_names: by label, go into classes.json.
 
     Raises:
       InputError: the folder cannot be written.
@@ -114,6 +117,7 @@ def create(workdir: Path, settings: dict, images: Sequence[str]) -> None:
         raise _unwritable(workdir, error) from None
     write(workdir / CONFIG, json.dumps(settings, indent=2) + "\n")
     write(workdir / IMAGES, _lines(images))
+    write(workdir / CLASSES, json.dumps(class_names, indent=2) + "\n")
 
 
 def write(path: Path, content: str) -> None:
