@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from sotglp_jax import __version__, hosts
@@ -131,6 +132,19 @@ def write(path: Path, content: str) -> None:
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(content)
+        part.replace(path)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """The same for a .npz file of arrays."""
+    if not hosts.first():
+        return
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
         part.replace(path)
     except OSError as error:
         raise _unwritable(path.parent, error) from None

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sotglp_jax import maps, transport
+from sotglp_jax import maps, transport, workdir
+from sotglp_jax.data.sources import Source
+from sotglp_jax.errors import InputError
 from sotglp_jax.methods.sotglp import Scores
 from sotglp_jax.reports import gallery
 
@@ -51,3 +53,27 @@ def test_a_row_shows_the_image_every_prompt_and_all_combined(scores):
     corner = panels[1].patches[0].get_xy()
     top = int(maps.of(scores, LABELS).tops[0, 0, 0])
     assert (int(corner[1]), int(corner[0])) == divmod(top, SIDE)
+
+
+def test_maps_are_kept_of_the_first_image_of_each_class(scores, tmp_path):
+    source = Source(str, "abcdef", "abcdef", (2, 0, 2, 3, 0, 3))
+    assert maps.first_of_classes(source).names == ("b", "a", "d")
+    many = Source(str, range(300), range(300), tuple(range(300)))
+    assert len(maps.first_of_classes(many)) == maps.CLASSES
+
+    part = vars(jax.device_get(maps.of(scores, LABELS))) | {"label": LABELS}
+    part["image"] = np.random.default_rng(1).integers(0, 256, (B, 224, 224, 3)).astype(np.uint8)
+    part["mask"] = np.array([True, True, False])
+    kept = maps.collect([part], ["a", "b", "c", "d"])
+    assert kept.names == ("b", "a") and kept.images.shape == (2, maps.SIDE, maps.SIDE, 3)
+    assert maps.read(tmp_path) is None
+    workdir.write_arrays(tmp_path / maps.FILE, **maps.arrays(kept))
+    assert [path.name for path in tmp_path.iterdir()] == [maps.FILE]
+    again = maps.read(tmp_path)
+    assert again.names == kept.names and again.maps.prompts.dtype == np.float16
+    jax.tree.map(np.testing.assert_array_equal, again.maps, kept.maps)
+    np.testing.assert_allclose(again.maps.prompts, part["prompts"][:2], atol=1e-3)
+    assert again.take([1]).names == ("a",) and again.take([1]).maps.tops.shape == (1, N, 3)
+    (tmp_path / maps.FILE).write_bytes((tmp_path / maps.FILE).read_bytes()[:-50])
+    with pytest.raises(InputError, match="maps.npz is damaged: evaluate"):
+        maps.read(tmp_path)

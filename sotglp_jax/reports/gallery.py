@@ -1,5 +1,6 @@
 """Images beside the maps of their class's local prompts, as in the paper's figure 2."""
 
+import textwrap
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +12,7 @@ from matplotlib.patches import Rectangle
 from sotglp_jax.maps import Maps
 
 SIDE = 1.5  # inches of an image
+LETTERS = 20  # of a line of a title
 COLOURS = "magma"
 MARK = {"fill": False, "edgecolor": "#00E5FF", "linewidth": 1.4}  # seen on all of those colours
 INSET = 0.08  # of a patch's side, so that neighbours' marks stay apart
@@ -41,7 +43,7 @@ def _row(axes: Sequence[Axes], image: np.ndarray, maps: Maps, title: str) -> Non
     for one in axes:
         one.set_axis_off()
     axes[0].imshow(image, extent=(0, sides[1], sides[0], 0))
-    axes[0].set_title(title, fontsize=9, fontweight="bold")
+    axes[0].set_title(textwrap.fill(title, LETTERS), fontsize=9, fontweight="bold")
     prompts = zip(maps.prompts, maps.tops, maps.shares, strict=True)
     panels = [(f"prompt {n}: {share:.0%}", *one) for n, (*one, share) in enumerate(prompts, 1)]
     panels.append(("combined", maps.combined, maps.kept))
