@@ -45,6 +45,13 @@ def parse(argv: list[str]) -> list[str]:
         raise InputError(f"the file that --config names cannot be read: {reason}.") from None
     if rest[1:]:
         raise InputError(f'"{rest[1]}" is no flag: options start with --.')
+    given = flags.FLAGS.config and config_flags.get_override_values(flags.FLAGS["config"])
+    for key in given or ():
+        if key in CHOSEN_FIRST:
+            name = CHOSEN_FIRST[key]
+            raise InputError(
+                f"--config.{key} decides other defaults: choose it as --config=FILE:{name}=VALUE."
+            )
     return rest
 
 
@@ -53,12 +60,6 @@ def main(_: list[str]) -> None:
     quiet()
     if flags.FLAGS.config is None:
         raise InputError("--config=FILE is missing: configs/fewshot.py is a start.")
-    for key in config_flags.get_override_values(flags.FLAGS["config"]):
-        if key in CHOSEN_FIRST:
-            name = CHOSEN_FIRST[key]
-            raise InputError(
-                f"--config.{key} decides other defaults: choose it as --config=FILE:{name}=VALUE."
-            )
     from sotglp_jax import hosts, study
 
     keep_programs()
