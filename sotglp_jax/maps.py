@@ -54,12 +54,12 @@ def of(scores: Scores, labels: Int[Array, " B"]) -> Maps:
       scores: what `SotGlp.score` gave.
       labels: the class to look at on each image, such as the true or the predicted one.
     """
-    image = jnp.arange(len(labels))
+    image = jnp.arange(labels.shape[0])
     sim, plan = scores.sim_local[image, :, labels], scores.plan[image, labels]
     side = math.isqrt(sim.shape[1])
     combined = sim.mean(-1)
     return Maps(
-        prompts=jnp.moveaxis(sim, -1, 1).reshape(len(labels), -1, side, side),
+        prompts=jnp.moveaxis(sim, -1, 1).reshape(labels.shape[0], -1, side, side),
         tops=transport.support(sim, min(specialisation.TOP, sim.shape[1])),
         combined=combined.reshape(-1, side, side),
         kept=transport.support(combined, plan.shape[1]),
