@@ -39,8 +39,11 @@ def checkpoint(path, tensors, **more):
     torch = pytest.importorskip("torch")
     state = {name: torch.tensor(x) for name, x in tensors.items()}
     arguments = Namespace(dataset_name="eurosat", topk=[10], prompts_batch_size=float("inf"))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.01, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
     contents = {"epoch": 49, "train_meter": {"loss": 0.5}, "state_dict": state, "args": arguments}
-    torch.save(contents | more, path)
+    contents |= {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    torch.save(contents | {"scaler": torch.amp.GradScaler("cpu").state_dict()} | more, path)
     return path
 
 
@@ -97,7 +100,7 @@ class RunsCode:
 def test_an_archive_that_wants_to_run_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = checkpoint(tmp_path / "x.ckpt", theirs(), scheduler=RunsCode())
-    assert "refused, since reading it would run code (builtins.eval)" in refusal(path)
+    assert "refused, since reading it would run code (eval)" in refusal(path)
     assert not (tmp_path / "ran").exists()
 
 
