@@ -5,6 +5,7 @@ python -m sotglp_jax.exchange in FILE --config=configs/fewshot.py:recipe=officia
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from absl import flags
@@ -39,15 +40,15 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
         raise InputError("zero-shot CLIP has no prompts to bring in: choose another variant.")
     if (run.workdir / "checkpoints").exists():
         raise InputError(f"{run.workdir} holds a run already: choose another --workdir.")
-    shapes = jax.tree.map(lambda x: x.shape, jax.eval_shape(lambda: init_state(run)["trainable"]))
-    trained = official.from_official(tensors, shapes)
-    step = {"step": jnp.full((), run.total_steps, jnp.int32)}
-    state = init_state(run) | {"trainable": jax.tree.map(jnp.asarray, trained)} | step
+    state = init_state(run)
+    shapes = {name: x.shape for name, x in state["trainable"].items()}
+    state["trainable"] = jax.tree.map(jnp.asarray, official.from_official(tensors, shapes))
+    state["step"] = jnp.full((), run.total_steps, jnp.int32)
     workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
     checkpoints = Checkpoints(run.workdir, create=True)
     checkpoints.save(run.total_steps, state, {"train_seconds": 0.0})
     checkpoints.close()
-    if unused := sorted(tensors.keys() - official.to_official(trained).keys()):
+    if unused := sorted(name for name in tensors if re.fullmatch(official.UNUSED, name)):
         print(f"left out, since no score depends on them: {', '.join(unused)}")
     print(f"run folder: {run.workdir}, to be evaluated by sotglp_jax.main with the same --config")
 

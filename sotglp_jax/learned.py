@@ -73,9 +73,10 @@ def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a**2).sum(-1)[:, None] - 2 * a @ b.T + (b**2).sum(-1)
 
 
-def tokenizer(run: Finished) -> Tokenizer:
+def tokenizer(found: Finished) -> Tokenizer:
     """The tokenizer of the run's CLIP."""
-    return Tokenizer(hub.find(run.run.config.clip.name).tokenizer, run.run.arch.context_length)
+    run = found.run
+    return Tokenizer(hub.find(run.config.clip.name).tokenizer, run.arch.context_length)
 
 
 def similarities(found: Finished) -> Float[Array, "C Nl Nl"]:

@@ -25,7 +25,7 @@ UNUSED = r"[AB]|(multi_head_attention_layer|ff_begin|ln1_begin|ln2_begin)\..+"
 def to_official(trained: Mapping) -> dict[str, np.ndarray]:
     """A trained tree under their names and in their layouts, float32."""
     return {
-        NAMES[ours][0]: np.ascontiguousarray(NAMES[ours][1][0](np.asarray(x, np.float32)))
+        NAMES[ours][0]: np.array(NAMES[ours][1][0](np.asarray(x)), np.float32, order="C")
         for ours, x in trained.items()
     }
 
@@ -47,7 +47,7 @@ def from_official(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]
             "method.context, method.n_global and method.n_local as it was trained with."
         )
     return {
-        ours: np.ascontiguousarray(NAMES[ours][1][0](tensors[NAMES[ours][0]])) for ours in shapes
+        ours: np.array(NAMES[ours][1][0](tensors[NAMES[ours][0]]), order="C") for ours in shapes
     }
 
 
