@@ -20,7 +20,7 @@ from sotglp_jax.evaluators import ood
 from sotglp_jax.finished import Finished
 from sotglp_jax.maps import Maps
 from sotglp_jax.methods.packing import pack
-from sotglp_jax.methods.sotglp import Scores, SotGlp
+from sotglp_jax.methods.sotglp import ClassFeatures, Scores, SotGlp
 from sotglp_jax.methods.zeroshot import ZeroShot
 
 MOST = 32  # images of a batch
@@ -176,7 +176,7 @@ def threshold(run: Finished) -> float | None:
     return run.results["ood_threshold"]["value"] if run.run.method else None
 
 
-def encoded(finished: Finished) -> tuple[tuple[dict, dict, dict], SotGlp | ZeroShot]:
+def encoded(finished: Finished) -> tuple[tuple, SotGlp | ZeroShot]:
     """The first arguments of `outputs`, without the text tower, whose work is done; the method."""
     run, chunk = finished.run, finished.run.config.text.chunk
     method, classes = run.zero_shot, run.sentences
@@ -190,7 +190,7 @@ def encoded(finished: Finished) -> tuple[tuple[dict, dict, dict], SotGlp | ZeroS
 def outputs(
     frozen: dict,
     trained: dict,
-    text: dict,
+    text: ClassFeatures | Float[Array, "C D"],
     pixels: UInt8[Array, "B R R 3"],
     *,
     method: SotGlp | ZeroShot,

@@ -77,10 +77,14 @@ def _made(folder: Path | None) -> Path | None:
         if folder:
             folder.expanduser().mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"--maps={folder} cannot be written ({error.strerror}): choose another folder."
-        ) from None
+        raise _unwritable(folder, error) from None
     return folder and folder.expanduser()
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"--maps={folder} cannot be written ({error.strerror}): choose another folder."
+    )
 
 
 def image_names(given: Sequence[str]) -> list[str]:
@@ -157,7 +161,11 @@ def _draw(folder: Path, numbers, files, pixels, prediction: "Prediction") -> Ite
     for i, (number, file) in enumerate(zip(numbers, files, strict=True)):
         maps = jax.tree.map(lambda x, i=i: x[i : i + 1], prediction.maps)
         path = folder / f"{number + 1:05d}-{Path(file).stem}.png"
-        gallery.draw([pixels[i]], maps, [prediction.names[i]]).savefig(path, dpi=150)
+        figure = gallery.draw([pixels[i]], maps, [prediction.names[i]])
+        try:
+            figure.savefig(path, dpi=150)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
         yield str(path)
 
 
