@@ -1,5 +1,6 @@
 """The one exception for everything a user can mend, and how commands show it."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -17,6 +18,9 @@ def run_command(main: Callable[[list[str]], None], **options) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # who read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its end
+        sys.exit(141)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

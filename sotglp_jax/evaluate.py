@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sotglp_jax import cache, fusion, hosts, sharding, tables, workdir
+from sotglp_jax import cache, fusion, hosts, maps, sharding, tables, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import fewshot, loader, transforms
 from sotglp_jax.data.sources import Source
@@ -35,8 +35,7 @@ def evaluate(run: Run) -> None:
         checkpoints = Checkpoints(run.workdir)
         state, meta = restore(run, checkpoints, sharding.replicated(mesh))
         checkpoints.close()
-    else:
-        workdir.create(run.workdir, run.settings, run.train.names)
+    workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
     report(run, mesh, state, meta["train_seconds"])
 
 
@@ -47,8 +46,10 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
     weights = _fusion(run, mesh, state) if run.method else None
     if weights and not run.method.learn_fusion:
         run = _with_fusion(run, *weights)
+    judged = measure(run, mesh, state)
+    confusion = judged.pop("confusion", None)
     results = {
-        **measure(run, mesh, state),
+        **judged,
         "images": {"train": len(run.train), "test": len(run.dataset.test)},
         "protocol": protocol(run),
         "targets": {
@@ -60,6 +61,10 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
         "seconds": {"train": train_seconds, "test": time.monotonic() - began},
         "versions": workdir.versions(),
     }
+    if run.method:
+        workdir.write_arrays(run.workdir / classification.CONFUSION, counts=confusion)
+        workdir.write_arrays(run.workdir / maps.FILE, **_maps(run, mesh, state))
+        results["ood_threshold"] = _threshold(run, mesh, state)
     if run.ood:
         results["ood"] = _detect(run, mesh, state)
     workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
@@ -96,11 +101,18 @@ def _scorer(run: Run, mesh: Mesh, state: dict, measure: Callable) -> Callable:
     whole = sharding.replicated(mesh)  # on every process
     step = jax.jit(functools.partial(measure, method=run.method), out_shardings=whole)
 
-    def score(source: Source, title: str) -> Iterator[dict]:
-        for batch in _batches(run, source, mesh, title):
+    def score(source: Source, title: str, pixels: bool = False) -> Iterator[dict]:
+        for batch in _batches(run, source, mesh, title, pixels):
             yield jax.device_get(step(frozen, trained, text, batch))
 
     return score
+
+
+def _maps(run: Run, mesh: Mesh, state: dict) -> dict[str, np.ndarray]:
+    """Of some test images, where the local prompts of their classes look."""
+    source = maps.first_of_classes(run.dataset.test)
+    parts = _scorer(run, mesh, state, maps.measure)(source, "maps", pixels=True)
+    return maps.arrays(maps.collect(parts, run.dataset.class_names))
 
 
 def _on_target(run: Run, target: Run, mesh: Mesh, state: dict) -> dict:
@@ -130,6 +142,19 @@ def _detect(run: Run, mesh: Mesh, state: dict) -> dict:
     return {"temperature": temperature, "images": images, "scores": dict(judged)}
 
 
+def _threshold(run: Run, mesh: Mesh, state: dict) -> dict:
+    """The OOD score that 95 % of the validation shots reach; of test images where there are none.
+
+    Of a few shots 5 % are one image or none, so their threshold is a rough one; the number of
+    images stands beside it.
+    """
+    part = "val" if len(run.dataset.val) else "test"
+    source = run.dataset.parts[part]
+    source = source.take(range(0, len(source), -(-len(source) // ood.MOST)))
+    value = ood.limit(_scorer(run, mesh, state, ood.rate)(source, "threshold"))
+    return {"score": "gl_mcm", "value": value, "part": part, "images": len(source)}
+
+
 def protocol(run: Run) -> dict:
     """What must be equal for two results to be comparable."""
     config = run.config
@@ -156,8 +181,8 @@ def _classes(run: Run, state: dict) -> PackedClasses:
     return pack(run.classes, chunk=run.classes_per_pass(state["trainable"]))
 
 
-def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
-    """What `classification.judge` sums up, as means over the test images.
+def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict | np.ndarray]:
+    """What `classification.judge` sums up over the test images; see `classification.means`.
 
     Classifiers are zero_shot, and fused, global and local where trained.
     """
@@ -180,11 +205,13 @@ def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict]:
     return classification.means(sums, len(run.dataset.test))
 
 
-def _batches(run: Run, source: Source, mesh: Mesh, title: str) -> Iterator[loader.Batch]:
-    """Every image of a source once, of pixels or of cached features, on the devices."""
+def _batches(
+    run: Run, source: Source, mesh: Mesh, title: str, pixels: bool = False
+) -> Iterator[loader.Batch]:
+    """Every image of a source once, on the devices: pixels, or cached features if those will do."""
     size = -(-run.config.train.batch_size // mesh.size) * mesh.size
     options = {"batch_size": size, "rows": sharding.local_rows(size, mesh)}
-    if run.config.cache.views:
+    if run.config.cache.views and not pixels:
         batches = cache.test_batches(cache.of_test(run, source, mesh), **options)
     else:
         options |= {"image_size": run.arch.image_size, "workers": run.workers}

@@ -45,6 +45,13 @@ def parse(argv: list[str]) -> list[str]:
         raise InputError(f"the file that --config names cannot be read: {reason}.") from None
     if rest[1:]:
         raise InputError(f'"{rest[1]}" is no flag: options start with --.')
+    given = flags.FLAGS.config and config_flags.get_override_values(flags.FLAGS["config"])
+    for key in given or ():
+        if key in CHOSEN_FIRST:
+            name = CHOSEN_FIRST[key]
+            raise InputError(
+                f"--config.{key} decides other defaults: choose it as --config=FILE:{name}=VALUE."
+            )
     return rest
 
 
@@ -53,29 +60,13 @@ def main(_: list[str]) -> None:
     quiet()
     if flags.FLAGS.config is None:
         raise InputError("--config=FILE is missing: configs/fewshot.py is a start.")
-    for key in config_flags.get_override_values(flags.FLAGS["config"]):
-        if key in CHOSEN_FIRST:
-            name = CHOSEN_FIRST[key]
-            raise InputError(
-                f"--config.{key} decides other defaults: choose it as --config=FILE:{name}=VALUE."
-            )
-    from sotglp_jax import hosts, study
+    from sotglp_jax import hosts, programs, study
 
-    keep_programs()
+    programs.keep()
     if flags.FLAGS.distributed:
         hosts.join(flags.FLAGS.distributed)
     launch = study.run_all if "study" in flags.FLAGS.config else study.run_one
     launch(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.mode)
-
-
-def keep_programs() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX was told another place."""
-    import jax
-
-    if not jax.config.jax_compilation_cache_dir:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        folder = os.path.join(cache, "sotglp_jax", "programs")
-        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def quiet() -> None:

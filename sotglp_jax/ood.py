@@ -15,14 +15,14 @@ def deviation(sim: Float[Array, "... C"], temperature: float) -> Float[Array, ".
     return jnp.sum(jnp.expm1((sim - sim.max(-1, keepdims=True)) / temperature), axis=-1)
 
 
-def concept_matching(deviations: np.ndarray, classes: int) -> np.ndarray:
-    """max_c softmax(sim / T): MCM (https://arxiv.org/abs/2211.13445), float64.
+def concept_matching(deviations: Float[Array, "..."], classes: int) -> Float[Array, "..."]:
+    """max_c softmax(sim / T): MCM (https://arxiv.org/abs/2211.13445).
 
     Args:
-      deviations: what `deviation` gave.
+      deviations: what `deviation` gave; as float64, or a temperature far above 1 makes ties.
       classes: C.
     """
-    return 1.0 / (classes + np.asarray(deviations, np.float64))
+    return 1.0 / (classes + deviations)
 
 
 def threshold(inside: np.ndarray) -> float:

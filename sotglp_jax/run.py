@@ -95,41 +95,43 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     """
     validate(config)
     path = Path(folder).expanduser() if folder else workdir.default_path(config)
-    learns = config.method.name == "sotglp"
     whole = _resolve(config, config.dataset, config.data.template)
-    dataset = _with_shots(config, whole, learns)
+    dataset = _with_shots(config, whole)
     others = {name: _target(config, whole, name) for name in config.targets}
     ood = {name: _outside(config, name) for name in config.ood.sets}
     loaded = clip.load(config.clip.name, config.clip.activation)
-    settings = flatten(config) | {"clip.sha256": weights.fingerprint(loaded.params)}
-    workdir.check_same(path, settings, dataset.train.names)
+    run = assemble(config, path, dataset, loaded)
+    workdir.check_same(path, run.settings, dataset.train.names)
+    read = functools.partial(_read, config, loaded.tokenizer, run.method)
+    targets = {
+        name: dataclasses.replace(run, **read(other), method=_method_on(run, other))
+        for name, other in others.items()
+    }
+    sources = [dataset.train, dataset.val, dataset.test, *(other.test for other in others.values())]
+    sources += ood.values()
+    loader.check_images([_share(source) for source in sources])
+    return dataclasses.replace(run, targets=targets, ood=ood)
+
+
+def assemble(config: ConfigDict, path: Path, dataset: Dataset, loaded: clip.Clip) -> Run:
+    """A run from its parts, without targets and out-of-distribution sets; reads no image."""
     dtype = DTYPES[config.precision]
     towers = loaded.towers(
         dtype,
         vv=config.method.vv,
         vv_first_layer_leak=config.method.vv_first_layer_leak,
     )
-    method = _method(config, towers, loaded.tokenizer) if learns else None
-    read = functools.partial(_read, config, loaded.tokenizer, method)
-    run = Run(
+    method = _method(config, towers, loaded.tokenizer) if _learns(config) else None
+    return Run(
         config=config,
-        settings=settings,
+        settings=flatten(config) | {"clip.sha256": weights.fingerprint(loaded.params)},
         workdir=path,
-        **read(dataset),
+        **_read(config, loaded.tokenizer, method, dataset),
         arch=loaded.arch,
         method=method,
         zero_shot=ZeroShot(towers),
         frozen=in_precision(loaded.params, dtype),
-        ood=ood,
     )
-    targets = {
-        name: dataclasses.replace(run, **read(other), method=_method_on(run, other), ood={})
-        for name, other in others.items()
-    }
-    sources = [dataset.train, dataset.val, dataset.test, *(other.test for other in others.values())]
-    sources += ood.values()
-    loader.check_images([_share(source) for source in sources])
-    return dataclasses.replace(run, targets=targets)
 
 
 def _read(config: ConfigDict, tokenizer: Tokenizer, method: SotGlp | None, dataset: Dataset):
@@ -144,15 +146,19 @@ def _read(config: ConfigDict, tokenizer: Tokenizer, method: SotGlp | None, datas
 
 
 def _outside(config: ConfigDict, name: str) -> Source:
-    if config.method.name == "zeroshot":
+    if not _learns(config):
         raise InputError("ood.sets needs a trained method: leave it empty for zero-shot CLIP.")
     return datasets.unlabelled(name, config.data.root, config.data.allow_partial)
 
 
-def _with_shots(config: ConfigDict, dataset: Dataset, learns: bool) -> Dataset:
+def _learns(config: ConfigDict) -> bool:
+    return config.method.name == "sotglp"
+
+
+def _with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
     """The run's classes with their shots for training and validation parts."""
     train, val = dataset.train.take(()), dataset.val.take(())
-    if learns:
+    if _learns(config):
         train, val = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
     if config.method.fusion == "validated" and not len(val):
         raise InputError(

@@ -1,5 +1,6 @@
 """The configuration: what its values may be."""
 
+import functools
 import json
 
 import jax.numpy as jnp
@@ -88,3 +89,13 @@ def flatten(config: ConfigDict) -> dict:
         return {prefix.removeprefix("."): value}
 
     return walk("", plain)
+
+
+def unflatten(settings: dict) -> ConfigDict:
+    """The configuration that `flatten` gave."""
+    tree = {}
+    for key, value in settings.items():
+        *parts, name = key.split(".")
+        part = functools.reduce(lambda part, step: part.setdefault(step, {}), parts, tree)
+        part[name] = tuple(value) if isinstance(value, list) else value
+    return ConfigDict(tree)

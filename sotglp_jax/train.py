@@ -115,7 +115,7 @@ def train(run: Run) -> None:
     """
     mesh = sharding.make_mesh(run.config.mesh)
     sharding.check_batch_size(run.config.train.batch_size, mesh)
-    workdir.create(run.workdir, run.settings, run.train.names)
+    workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
     checkpoints = Checkpoints(run.workdir, create=True)
     if checkpoints.latest is None:
         state = jax.jit(lambda: init_state(run), out_shardings=sharding.replicated(mesh))()

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from sotglp_jax import __version__, hosts
 from sotglp_jax.clip import hub
 from sotglp_jax.errors import InputError
 
-CONFIG, IMAGES = "config.json", "train_images.txt"
+CONFIG, IMAGES, CLASSES = "config.json", "train_images.txt", "classes.json"
 # Keys that may differ when a run goes on: they say how it is computed, not what.
 EXECUTION = (
     "mesh",
@@ -97,13 +98,16 @@ def _lines(names: Sequence[str]) -> str:
     return "".join(f"{name}\n" for name in names)
 
 
-def create(workdir: Path, settings: dict, images: Sequence[str]) -> None:
+def create(
+    workdir: Path, settings: dict, images: Sequence[str], class_names: Sequence[str]
+) -> None:
     """Makes the run folder and writes what is known before training.
 
     Args:
       workdir: the folder.
       settings: go into config.json.
       images: names of the training images, go into train_images.txt, one a line.
+      class_names: by label, go into classes.json.
 
     Raises:
       InputError: the folder cannot be written.
@@ -114,6 +118,7 @@ def create(workdir: Path, settings: dict, images: Sequence[str]) -> None:
         raise _unwritable(workdir, error) from None
     write(workdir / CONFIG, json.dumps(settings, indent=2) + "\n")
     write(workdir / IMAGES, _lines(images))
+    write(workdir / CLASSES, json.dumps(class_names, indent=2) + "\n")
 
 
 def write(path: Path, content: str) -> None:
@@ -127,6 +132,19 @@ def write(path: Path, content: str) -> None:
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(content)
+        part.replace(path)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """The same for a .npz file of arrays."""
+    if not hosts.first():
+        return
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
         part.replace(path)
     except OSError as error:
         raise _unwritable(path.parent, error) from None

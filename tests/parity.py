@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sotglp_jax import clip
+from sotglp_jax import clip, official
 from sotglp_jax import ood as ood_scores
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.config import Stated
@@ -96,25 +96,36 @@ def draw_weights(case: dict) -> dict[str, np.ndarray]:
     return {name: draw(name, s, [case["seed"], i]) for i, (name, s) in enumerate(shapes)}
 
 
-def draw_inputs(case: dict) -> tuple[dict, np.ndarray, np.ndarray]:
-    """Trainable tree, normalised images (B, R, R, 3) and labels of the case."""
-    rng = np.random.default_rng([case["seed"], 10000])
+def draw_prompts(case: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What is learned, under the official code's names and in its layouts."""
+    tenth, width, text = np.float32(0.1), case["vision_width"], case["text_width"]
 
     def normal(*shape):
         return rng.standard_normal(shape, dtype=np.float32)
 
-    tenth, width, text = np.float32(0.1), case["vision_width"], case["text_width"]
-    classes, side = len(case["names"]), case["image_resolution"]
-    trainable = {
-        "global_prompts": tenth * normal(case["n_global"], CONTEXT, text),
-        "local_prompts": tenth * normal(classes, case["n_local"], CONTEXT, text),
-        "local_projection": (np.eye(width) + np.float32(0.02) * normal(width, width))
-        .T.astype(np.float32)
-        .copy(),
+    return {
+        "global_prompt": tenth * normal(case["n_global"], CONTEXT, text),
+        "local_prompts": tenth * normal(len(case["names"]), case["n_local"], CONTEXT, text),
+        "local_proj.linear.weight": np.eye(width, dtype=np.float32)
+        + np.float32(0.02) * normal(width, width),
     }
-    images = normal(case["batch"], 3, side, side).transpose(0, 2, 3, 1)
-    labels = rng.integers(0, classes, case["batch"])
-    return trainable, images, labels
+
+
+def draw_inputs(case: dict) -> tuple[dict, np.ndarray, np.ndarray]:
+    """Trainable tree, normalised images (B, R, R, 3) and labels of the case."""
+    rng = np.random.default_rng([case["seed"], 10000])
+    trainable = tree_of(draw_prompts(case, rng))
+    side, shape = case["image_resolution"], (case["batch"], 3)
+    images = rng.standard_normal((*shape, side, side), dtype=np.float32).transpose(0, 2, 3, 1)
+    return trainable, images, rng.integers(0, len(case["names"]), case["batch"])
+
+
+def tree_of(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The trainable tree of the official code's tensors."""
+    shapes = {"global_prompts": tensors["global_prompt"].shape}
+    shapes["local_prompts"] = tensors["local_prompts"].shape
+    shapes["local_projection"] = tensors["local_proj.linear.weight"].shape
+    return official.from_official(tensors, shapes)
 
 
 def make(case: dict, recipe: str, **options) -> tuple[SotGlp, dict]:

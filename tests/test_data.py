@@ -326,3 +326,13 @@ def test_pixels_without_a_range_are_refused(tmp_path, pixels):
     Image.fromarray(np.full((4, 4), pixels)).save(tmp_path / "x.tif")
     with pytest.raises(OSError, match="pixels"):
         read_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2)])
+def test_an_image_smaller_than_a_patch_is_scaled_up(size):
+    image, rng = Image.new("RGB", size, "red"), np.random.default_rng(0)
+    for pixels in (
+        transforms.resize_and_crop(image, 32),
+        *(transforms.random_resized_crop(image, 32, (0.08, 1.0), rng) for _ in range(20)),
+    ):
+        np.testing.assert_array_equal(pixels, np.full((32, 32, 3), (255, 0, 0)))

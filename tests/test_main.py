@@ -11,8 +11,9 @@ import pytest
 from runs import SHORT, metrics, wait_for_step
 
 from configs import common
-from sotglp_jax import sharding
+from sotglp_jax import maps, sharding
 from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.data import digits
 from sotglp_jax.run import prepare
 from sotglp_jax.state import restore
 
@@ -55,6 +56,11 @@ def test_a_run_folder_holds_everything(finished):
     assert results["images"] == {"train": 160, "test": 897} and results["step"] == STEPS
     assert {"seconds", "versions", "protocol"} <= set(results)
     assert len((workdir / "train_images.txt").read_text().splitlines()) == 160
+    assert json.loads((workdir / "classes.json").read_text()) == list(digits.CLASS_NAMES)
+    counts = np.load(workdir / "confusion.npz")["counts"]
+    assert counts.shape == (10, 10) and counts.sum() == 897
+    assert counts.trace() / 897 == pytest.approx(results["accuracy"]["fused"])
+    assert maps.read(workdir).names == digits.CLASS_NAMES
     assert list(workdir.glob("events.out.tfevents.*"))
     lines = metrics(workdir)
     assert [m["step"] for m in lines] == list(range(5, STEPS + 1, 5))

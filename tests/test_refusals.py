@@ -1,6 +1,10 @@
 """What the command does not take, and what configurations are."""
 
+import subprocess
+import sys
+
 import pytest
+from conftest import ROOT
 
 from configs import common
 from sotglp_jax.errors import InputError
@@ -89,3 +93,14 @@ def test_recipe_official_is_the_scripts():
     assert config["method.n_global"] == 3 and config["method.mean_of_branches"]
     assert config["data.sampler"] == "stratified" and config["precision"] == "bf16"
     assert config["method.keep_underscores"] and config["train.warmup_epochs"] == 0
+
+
+def test_a_reader_who_has_seen_enough_gets_no_traceback():
+    program = "from sotglp_jax.errors import run_command; run_command(lambda _: print('x' * 10**6))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141
+    process.stderr.close()

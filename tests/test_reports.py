@@ -11,13 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.axis import Axis
 from matplotlib.text import Annotation, Text
 
+from sotglp_jax import maps
 from sotglp_jax.errors import InputError
 from sotglp_jax.reports import figures, formats, paper, report, results
 from sotglp_jax.reports.paper import PUBLISHED
+from sotglp_jax.workdir import write_arrays
 
 NUMBER = r"(?<![\w.=])\d+\.\d(?!\d)"
 SETS = ("inaturalist", "sun", "places", "textures")
@@ -303,6 +306,37 @@ def test_a_curve_is_of_runs_that_differ_in_just_that(tmp_path):
     (picture,) = [p for p in figures.make(results.read(tmp_path)[0]) if "topk" in p.name]
     (axes,) = picture.figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "10"]
+
+
+def keep_maps(folder: Path, *names):
+    """Maps of random numbers, two prompts on 2 x 2 patches, as an evaluation keeps them."""
+    rng, n = np.random.default_rng(len(names)), len(names)
+    drawn = {"prompts": rng.random((n, 2, 2, 2)), "combined": rng.random((n, 2, 2))}
+    drawn |= {"tops": np.tile([0, 1, 3], (n, 2, 1)), "kept": np.tile([2, 1], (n, 1))}
+    drawn |= {"shares": np.full((n, 2), 0.5), "images": np.zeros((n, 8, 8, 3), np.uint8)}
+    write_arrays(folder / maps.FILE, names=np.array(names), **drawn)
+
+
+def test_figure_2_shows_the_classes_that_were_asked_for(tmp_path):
+    keep_maps(write(tmp_path / "runs", 0.9), *"abcdefg")
+    keep_maps(write(tmp_path / "runs", 0.9, seed=2), "z")  # one run is enough
+    keep_maps(write(tmp_path / "runs", 0.9, dataset="dtd"), "zigzagged", "dotted", "b")
+    found, _ = results.read(tmp_path / "runs")
+
+    def titles(*classes):
+        pictures = figures.make(found, classes)[:2]
+        assert [p.name for p in pictures] == ["figure2-dtd", "figure2-digits"]
+        assert "SOT-GLP, 16 shots, seed 1" in pictures[1].caption
+        panels = [[axes.get_title() for axes in p.figure.axes] for p in pictures]
+        assert "prompt 1: 50%" in panels[0] and "combined" in panels[0]
+        return [[t for t in p if t and ":" not in t and t != "combined"] for p in panels]
+
+    assert titles() == [["zigzagged", "dotted", "b"], list("abcd")]
+    assert titles("f", "b") == [["b"], ["b", "f"]]
+    assert titles("dotted") == [["dotted"], list("abcd")]
+    with pytest.raises(InputError, match='of a class "x", but of zigzagged, dotted, b, a, c') as e:
+        report.write(tmp_path / "runs", tmp_path / "out", ["b", "x"])
+    assert "\n" not in str(e.value) and not (tmp_path / "out").exists()
 
 
 def change(folder: Path, *keys, value):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from sotglp_jax.errors import InputError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+END_OF_WORD = "</w>"
 
 
 @struct.dataclass
@@ -63,6 +64,11 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone; underscores are the caller's matter."""
         return self._bpe.encode(text, add_special_tokens=False).ids
+
+    def word(self, token: int) -> str:
+        """A token as text; a part of a word that goes on ends in "-"."""
+        text = self._bpe.id_to_token(token)
+        return text.removesuffix(END_OF_WORD) if text.endswith((END_OF_WORD, "|>")) else f"{text}-"
 
     def __call__(self, texts: Sequence[str], room: int = 0) -> Tokens:
         """Encodes texts at the length they need.

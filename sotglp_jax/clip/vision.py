@@ -127,7 +127,7 @@ class VisionTransformer(nn.Module):
         p, side = self.patch_size, images.shape[1] // self.patch_size
         patches = images.reshape(-1, side, p, side, p, 3).swapaxes(2, 3)
         patches = self.patch_embed(patches.reshape(-1, side * side, p * p * 3))
-        cls = jnp.broadcast_to(self.class_embedding, (len(images), 1, self.width))
+        cls = jnp.broadcast_to(self.class_embedding, (images.shape[0], 1, self.width))
         return self.ln_pre(jnp.concatenate([cls, patches], axis=1) + self.positional_embedding)
 
     def project(self, features: Float[Array, "... W"]) -> Float[Array, "... D"]:

@@ -398,27 +398,30 @@ def _table(layout: Layout, targets: dict, arch: Architecture) -> dict:
 
 
 def _check(tensors, expected: dict[str, tuple], ignored: str) -> None:
+    if faults := mismatch(tensors, expected, ignored):
+        raise InputError(
+            f"the weights do not fit a CLIP of these dimensions: {faults}. Give the whole file of "
+            "one model."
+        )
+
+
+def mismatch(tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple], ignored: str) -> str:
+    """Every missing, left-over and misshapen tensor; "" where all is as expected.
+
+    Args:
+      tensors: by name.
+      expected: shapes by name.
+      ignored: pattern of names that may be left over.
+    """
     missing = sorted(expected.keys() - tensors.keys())
     left_over = sorted(n for n in tensors.keys() - expected.keys() if not re.fullmatch(ignored, n))
     misshapen = [
-        f"{name} {tensors[name].shape} instead of {shape}"
+        f"{name} {tensors[name].shape} instead of {tuple(shape)}"
         for name, shape in sorted(expected.items())
         if name in tensors and tensors[name].shape != tuple(shape)
     ]
-    faults = [
-        _some(word, names, len(names))
-        for word, names in (
-            ("missing", missing),
-            ("left over", left_over),
-            ("wrong shape", misshapen),
-        )
-        if names
-    ]
-    if faults:
-        raise InputError(
-            f"the weights do not fit a CLIP of these dimensions: {'; '.join(faults)}. Give the "
-            "whole file of one model."
-        )
+    faults = {"missing": missing, "left over": left_over, "wrong shape": misshapen}
+    return "; ".join(_some(word, names, len(names)) for word, names in faults.items() if names)
 
 
 def _some(word: str, names: list[str], most: int = 8) -> str:

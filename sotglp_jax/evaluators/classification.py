@@ -7,11 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from sotglp_jax.cache import image_features
 from sotglp_jax.clip import Towers
 from sotglp_jax.evaluators import specialisation
 from sotglp_jax.methods.sotglp import Scores
+
+CONFUSION = "confusion.npz"  # in a run folder
 
 
 @functools.partial(jax.jit, static_argnames=("towers", "methods"))
@@ -29,8 +32,8 @@ def judge(
       methods: methods with `score`.
 
     Returns:
-      "accuracy": correctly classified images by the name of the logits; "specialisation": see
-      there, where a method has local prompts.
+      "accuracy": correctly classified images by the name of the logits; where a method has local
+      prompts, "specialisation": see there, and "confusion": images (C, C) by true and fused label.
     """
     image, labels, mask = image_features(towers, frozen, batch), batch["label"], batch["mask"]
     sums = {"accuracy": {}}
@@ -40,10 +43,24 @@ def judge(
             sums["accuracy"][name] = jnp.sum((jnp.argmax(logits, axis=-1) == labels) & mask)
         if isinstance(scores, Scores):
             sums["specialisation"] = specialisation.sums(scores, labels, mask)
+            sums["confusion"] = _confusion(scores.logits["fused"], labels, mask)
     return sums
 
 
+def _confusion(
+    logits: Float[Array, "B C"], labels: Int[Array, " B"], mask: Bool[Array, " B"]
+) -> Float[Array, "C C"]:
+    classes = logits.shape[-1]
+    true = jax.nn.one_hot(labels, classes) * mask[:, None]
+    given = jax.nn.one_hot(logits.argmax(-1), classes)
+    return jnp.einsum("bt,bg->tg", true, given, precision="highest")
+
+
 def means(sums: Iterable[Mapping[str, Any]], images: int) -> dict[str, dict]:
-    """Means over all images from the sums of all batches, as plain numbers and lists."""
+    """Means over all images from the sums of all batches, as plain numbers and lists.
+
+    "confusion" stays a sum, an int32 array.
+    """
     totals = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), sums)  # waits for none
-    return jax.tree.map(lambda total: (np.asarray(total) / images).tolist(), totals)
+    confusion = {k: np.asarray(totals.pop(k), np.int32) for k in ("confusion",) if k in totals}
+    return jax.tree.map(lambda x: (np.asarray(x) / images).tolist(), totals) | confusion

@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -27,12 +26,17 @@ def sums(
     image = jnp.arange(len(labels))
     plan, sim = scores.plan[image, labels], scores.sim_local[image, :, labels]
     entropy = transport.normalised_entropy(plan)
-    share = jax.nn.one_hot(plan.argmax(-1), plan.shape[-1]).mean(1)
-    parts = {"plan_entropy": entropy, "overlap": overlap(sim), "share": share}
+    parts = {"plan_entropy": entropy, "overlap": overlap(sim), "share": shares(plan)}
     return {
         name: jnp.sum(jnp.where(jnp.reshape(mask, (-1,) + (1,) * (x.ndim - 1)), x, 0), axis=0)
         for name, x in parts.items()
     }
+
+
+def shares(plan: Float[Array, "B K N"]) -> Float[Array, "B N"]:
+    """The part of the patches that give each prompt their largest share; equals count in parts."""
+    largest = plan == plan.max(-1, keepdims=True)
+    return jnp.mean(largest / largest.sum(-1, keepdims=True), axis=1)
 
 
 def overlap(sim: Float[Array, "B P N"]) -> Float[Array, " B"]:

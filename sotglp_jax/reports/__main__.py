@@ -14,6 +14,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sotglp_jax.reports", description=__doc__)
     parser.add_argument("runs", metavar="RUNS_FOLDER", type=Path, help="folder above the runs")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="for the report")
+    parser.add_argument("--classes", metavar="NAME", nargs="+", default=(), help="of Figure 2")
     flags.FLAGS(argv[:1])
     return parser.parse_args(argv[1:])
 
@@ -23,7 +24,7 @@ def main(arguments: argparse.Namespace) -> None:
     from sotglp_jax.reports import report
 
     out = arguments.out.expanduser()
-    for warning in report.write(arguments.runs.expanduser(), out):
+    for warning in report.write(arguments.runs.expanduser(), out, arguments.classes):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"report: {out / 'report.html'}")
 

@@ -1,4 +1,4 @@
-"""The report's figures: accuracy against detection, over shots, λ, K and ε, and training curves."""
+"""The report's figures: where prompts look, accuracy against detection, over settings, training."""
 
 import dataclasses
 import json
@@ -13,7 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from sotglp_jax.reports import paper
+from sotglp_jax import maps
+from sotglp_jax.errors import InputError
+from sotglp_jax.maps import Examples
+from sotglp_jax.reports import gallery, paper
 from sotglp_jax.reports.paper import BRANCHES, MARK, Cell, branch, cell_of, dataset_title
 from sotglp_jax.reports.results import (
     SWEPT,
@@ -33,6 +36,7 @@ DASHES = ("-", "--", "-.", ":")
 GREY = "#8A8A8A"
 SCORE = "GL-MCM"  # of Figure 3, as in the paper
 PANEL = (4.2, 3.2)  # inches
+ROWS = 4  # of Figure 2, if not told otherwise
 LEGEND_ROW = 0.18  # inches
 SPREAD = "mean and standard deviation over the seeds"
 LOSS = ("loss",)
@@ -59,12 +63,56 @@ class Picture:
     figure: Figure
 
 
-def make(results: Sequence[Result]) -> list[Picture]:
-    """Every figure that there are runs for, of results that `results.check` let pass."""
-    pictures = [*_detection(results), *_shots(results)]
+def make(results: Sequence[Result], classes: Sequence[str] = ()) -> list[Picture]:
+    """Every figure that there are runs for.
+
+    Args:
+      results: what `results.check` let pass.
+      classes: names of those in Figure 2; of a data set that has none of them the first few.
+
+    Raises:
+      InputError: a class that no run kept maps of.
+    """
+    pictures = [*_looks(results, classes), *_detection(results), *_shots(results)]
     for key in SWEPT:
         pictures += _sweep(results, key)
     return pictures + list(_training(results))
+
+
+def _looks(results: Sequence[Result], classes: Sequence[str]) -> Iterator[Picture]:
+    """Figure 2 of each data set, of one run at the shots of the tables."""
+    shown = _examples(results)
+    known = dict.fromkeys(name for _, examples in shown.values() for name in examples.names)
+    if unknown := [name for name in classes if name not in known]:
+        some = ", ".join([*known][:20]) or "none at all"
+        raise InputError(
+            f'no run here keeps maps of a class "{unknown[0]}", but of {some}'
+            f"{' and others' * (len(known) > 20)}: name one of those, or evaluate the runs again "
+            "with --mode=eval."
+        )
+    for dataset, (title, examples) in shown.items():
+        named = [i for i, name in enumerate(examples.names) if name in classes]
+        some = examples.take(named or range(len(examples.names))[:ROWS])
+        yield Picture(
+            f"figure2-{_slug(dataset)}",
+            f"Figure 2, {dataset_title(dataset)}, {title}: the first test image of a class, the "
+            "cosines of its patches and each local prompt of the class with the prompt's three "
+            "best patches, and their mean with the patches that are kept. Above each prompt: the "
+            "share of the kept patches that the transport plan gives mostly to it.",
+            gallery.draw(some.images, some.maps, some.names),
+        )
+
+
+def _examples(results: Sequence[Result]) -> dict[str, tuple[str, Examples]]:
+    """By data set, of the first variant and seed that has some: what run it is, and its images."""
+    shots = paper.table_shots(results)
+    found: dict[str, tuple[str, Examples]] = {}
+    for title, runs in methods(results).items():
+        for run in sorted(runs, key=lambda r: r.seed):
+            if run.shots == shots and run.dataset not in found:
+                if examples := maps.read(run.folder):
+                    found[run.dataset] = f"{title}, {shots} shots, seed {run.seed}", examples
+    return {dataset: found[dataset] for dataset in grouped(results) if dataset in found}
 
 
 def _detection(results: Sequence[Result]) -> Iterator[Picture]:

@@ -30,21 +30,23 @@ figure { margin: 2.5rem 0 0; } figcaption, .notes { font-size: .875rem; color: #
 """
 
 
-def write(folder: Path, out: Path) -> list[str]:
+def write(folder: Path, out: Path, classes: Sequence[str] = ()) -> list[str]:
     """Reads the runs below a folder and writes their report.
 
     Args:
       folder: holds the run folders, at any depth.
       out: gets table1 to table4 as .md, .csv and .tex, the figures as .png and .pdf, report.html.
+      classes: names of those in Figure 2; the first few where there are none.
 
     Returns:
       Warnings: which runs were left out, and where seeds are missing.
 
     Raises:
-      InputError: no run is finished, runs may not stand together, or `out` cannot be written.
+      InputError: no run is finished, runs may not stand together, no run has a class, or `out`
+        cannot be written.
     """
     found, warnings = results.read(folder)
-    tables, pictures = paper.make(found), figures.make(found)
+    tables, pictures = paper.make(found), figures.make(found, classes)
     files = {f"{t.name}.{end}": of(t).encode() for t in tables for end, of in TABLES.items()}
     files |= {f"{p.name}.{end}": _drawn(p, end) for p in pictures for end in ("png", "pdf")}
     parts = [f"<p class=warning>{html.escape(warning)}</p>" for warning in warnings]

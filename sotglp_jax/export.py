@@ -1,0 +1,38 @@
+"""A trained classifier as one file: python -m sotglp_jax.export RUN_FOLDER --out FILE
+
+Beside FILE comes FILE.json: class names, pre-processing, threshold. jax and numpy run it.
+"""
+
+import argparse
+from pathlib import Path
+
+from absl import flags, logging
+
+from sotglp_jax.errors import run_command
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="python -m sotglp_jax.export", description=__doc__)
+    parser.add_argument("run", metavar="RUN_FOLDER", type=Path, help="folder of a finished run")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file to write")
+    parser.add_argument(
+        "--precision", choices=("bf16", "float32"), default="", help="of products [as the run]"
+    )
+    flags.FLAGS(argv[:1])
+    return parser.parse_args(argv[1:])
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Writes the export."""
+    from sotglp_jax import exported, programs
+
+    logging.set_verbosity(logging.WARNING)
+    programs.keep()
+    out = arguments.out.expanduser()
+    exported.write(arguments.run.expanduser(), out, arguments.precision)
+    print(f"export: {out} ({out.stat().st_size / 1e6:.0f} MB), {out}.json")
+
+
+if __name__ == "__main__":
+    run_command(main, flags_parser=parse)

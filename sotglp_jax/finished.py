@@ -1,0 +1,113 @@
+"""A finished run, loaded from its folder alone, without the images that it was made from."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from sotglp_jax import clip, workdir
+from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.data.sources import Dataset, Source, read_image
+from sotglp_jax.errors import InputError
+from sotglp_jax.run import Run, assemble
+from sotglp_jax.settings import unflatten, validate
+from sotglp_jax.state import restore
+
+NO_IMAGES = Source(read_image, (), (), ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What is left of a run when it has ended.
+
+    Attributes:
+      run: as `run.prepare` gives it, but without images; its method has the weights of the fused
+        prediction.
+      trained: the trained tree, {} where nothing is learned.
+      results: its results.json.
+    """
+
+    run: Run
+    trained: dict
+    results: dict
+
+
+def load(folder: Path, precision: str = "") -> Finished:
+    """Loads a run folder and the CLIP that it names.
+
+    Args:
+      folder: the run folder.
+      precision: of the products in the towers, "bf16" or "float32"; "" as in the run.
+
+    Raises:
+      InputError: no run folder, a run that is not finished, or another CLIP than the run's.
+    """
+    if not (folder / workdir.CONFIG).is_file():
+        raise InputError(f"{folder} is no run folder: it has no {workdir.CONFIG}.")
+    results = _results(folder)
+    config = unflatten({k: x for k, x in results["config"].items() if k != "clip.sha256"})
+    try:
+        validate(config)
+    except KeyError as error:
+        raise InputError(
+            f"{folder} lacks the setting {error}, so another version of this package wrote it: "
+            "train it again."
+        ) from None
+    if precision:
+        config.precision = precision
+    loaded = clip.load(config.clip.name, config.clip.activation)
+    run = assemble(config, folder, _without_images(folder, results), loaded)
+    if run.settings["clip.sha256"] != results["config"]["clip.sha256"]:
+        raise InputError(
+            f"the weights of clip={config.clip.name} are not those that the run {folder} was made "
+            "with: restore them."
+        )
+    if not run.method:
+        return Finished(run, {}, results)
+    checkpoints = Checkpoints(folder)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state, _ = restore(run, checkpoints, device)
+    checkpoints.close()
+    return Finished(_with_weights(run, results["fusion"]), state["trainable"], results)
+
+
+def _results(folder: Path) -> dict:
+    path = folder / "results.json"
+    command = f"python -m sotglp_jax.main --config=FILE:... --workdir={folder}"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds a run that is not finished: finish it with the command that started "
+            f"it, {command}."
+        )
+    results = _read(path)
+    learned = results.get("step")
+    if not (folder / workdir.CLASSES).is_file() or (learned and "ood_threshold" not in results):
+        raise InputError(
+            f"{folder} was evaluated by an older version, which left out what predictions need: "
+            f"evaluate it again with {command} --mode=eval, with its own --config."
+        )
+    return results
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise InputError(f"{path} is damaged: evaluate the run again with --mode=eval.") from None
+
+
+def _without_images(folder: Path, results: dict) -> Dataset:
+    protocol = results["protocol"]
+    names = tuple(_read(folder / workdir.CLASSES))
+    return Dataset(protocol["dataset"], names, protocol["template"], *[NO_IMAGES] * 3)
+
+
+def _with_weights(run: Run, fusion: dict) -> Run:
+    if run.method.learn_fusion:  # they are in the trained tree
+        return run
+    method = dataclasses.replace(
+        run.method, global_weight=fusion["global"], fusion_weight=fusion["local"]
+    )
+    return dataclasses.replace(run, method=method)

@@ -1,0 +1,210 @@
+"""What a trained run says of pictures: python -m sotglp_jax.predict RUN IMAGE_OR_FOLDER...
+
+A line an image: its class and the next ones with their probabilities, and whether it looks out of
+distribution. Images that cannot be read are reported and left out; the exit code is 1 then.
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags, logging
+
+from sotglp_jax.errors import InputError, run_command
+
+if TYPE_CHECKING:
+    from sotglp_jax.classifier import Classifier, Prediction
+
+NAME = 60  # letters of an image's name in the table
+MANY = 32  # images that are worth a progress bar
+
+Line = Callable[[dict], str]
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="python -m sotglp_jax.predict", description=__doc__)
+    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or export")
+    parser.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help="folders: all below")
+    parser.add_argument("--topk", type=int, default=5, help="classes to show [5]")
+    parser.add_argument("--maps", metavar="DIR", type=Path, help="for pictures of the patch maps")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print a JSON object an image")
+    form.add_argument("--csv", action="store_true", help="print comma-separated values")
+    flags.FLAGS(argv[:1])
+    return parser.parse_args(argv[1:])
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Classifies the images and prints a line for each; exit code 1 where one cannot be read."""
+    if arguments.topk < 1:
+        raise InputError(f"--topk={arguments.topk} shows no class: set 1 or more.")
+    names = image_names(arguments.images)
+    from PIL import Image
+    from tqdm import tqdm
+
+    from sotglp_jax import programs
+    from sotglp_jax.classifier import Classifier
+
+    logging.set_verbosity(logging.WARNING)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # below the size it refuses
+    programs.keep()
+    classifier = Classifier.load(arguments.run)
+    topk = min(arguments.topk, len(classifier.class_names))
+    line = _table(names, classifier.class_names)
+    if arguments.json:
+        line = json.dumps
+    elif arguments.csv:
+        line = _csv(topk)
+    faults, records = 0, classify(classifier, names, topk, _made(arguments.maps))
+    for record in tqdm(records, "images", len(names), disable=len(names) < MANY or None):
+        fault = record.get("error")
+        faults += fault is not None
+        tqdm.write(fault or line(record), file=sys.stderr if fault else sys.stdout)
+    if faults:
+        print(f"{faults} of {len(names)} images cannot be read", file=sys.stderr)
+        sys.exit(1)
+
+
+def _made(folder: Path | None) -> Path | None:
+    try:
+        if folder:
+            folder.expanduser().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return folder and folder.expanduser()
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"--maps={folder} cannot be written ({error.strerror}): choose another folder."
+    )
+
+
+def image_names(given: Sequence[str]) -> list[str]:
+    """The images that files and folders name, in the order given, those of a folder sorted.
+
+    Raises:
+      InputError: a file or folder is not there, an image is named twice, or there is none.
+    """
+    from sotglp_jax.data.sources import list_images
+
+    names = {}
+    for name in given:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise InputError(f"{name} is not there: give images, or folders of them.")
+        for image in [path / x for x in list_images(path, path)] if path.is_dir() else [path]:
+            if image.absolute() in names:
+                raise InputError(f"{image} is given twice: name it, or a folder above it, once.")
+            names[image.absolute()] = str(image)
+    if not names:
+        raise InputError(f"{', '.join(given)}: no images, which end in jpg, png and the like.")
+    return list(names.values())
+
+
+def classify(
+    classifier: "Classifier", names: Sequence[str], topk: int, maps: Path | None
+) -> Iterator[dict]:
+    """A record an image, in order; {"image", "error"} of one that cannot be read.
+
+    Args:
+      classifier: the classifier.
+      names: files.
+      topk: classes of a record, at most C.
+      maps: folder that gets a picture of maps an image; None for none.
+    """
+    import numpy as np
+
+    from sotglp_jax.classifier import MOST, batches, bucket
+    from sotglp_jax.data import pictures
+
+    rows, read = bucket(len(names)), pictures.ahead(names, classifier.image_size, 2 * MOST)
+    for batch in batches(zip(range(len(names)), names, read, strict=True)):
+        sound = [(i, name, pixels) for i, name, pixels in batch if isinstance(pixels, np.ndarray)]
+        found = {}
+        if sound:
+            numbers, files, pixels = zip(*sound, strict=True)
+            prediction = classifier.of_pixels(np.stack(pixels), rows, maps is not None)
+            found = dict(zip(numbers, _records(prediction, topk), strict=True))
+            if maps:
+                drawn = _draw(maps, numbers, files, pixels, prediction)
+                for number, picture in zip(numbers, drawn, strict=True):
+                    found[number]["maps"] = picture
+        for number, name, pixels in batch:
+            yield {"image": name} | found.get(number, {"error": str(pixels)})
+
+
+def _records(prediction: "Prediction", topk: int) -> Iterator[dict]:
+    for i, probabilities in enumerate(prediction.best):
+        order = (-probabilities).argsort(kind="stable")[:topk]
+        top = [(prediction.class_names[label], float(probabilities[label])) for label in order]
+        record = {"class": top[0][0], "probability": top[0][1]}
+        if prediction.threshold is not None:
+            record["ood_score"] = float(prediction.ood_score[i])
+            record["out_of_distribution"] = bool(prediction.is_ood[i])
+        yield record | {"top": top}
+
+
+def _draw(folder: Path, numbers, files, pixels, prediction: "Prediction") -> Iterator[str]:
+    """Draws the maps of each image; yields the pictures' names."""
+    import jax
+
+    from sotglp_jax.reports import gallery
+
+    for i, (number, file) in enumerate(zip(numbers, files, strict=True)):
+        maps = jax.tree.map(lambda x, i=i: x[i : i + 1], prediction.maps)
+        path = folder / f"{number + 1:05d}-{Path(file).stem}.png"
+        figure = gallery.draw([pixels[i]], maps, [prediction.names[i]])
+        try:
+            figure.savefig(path, dpi=150)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        yield str(path)
+
+
+def _table(names: Sequence[str], class_names: Sequence[str]) -> Line:
+    """Columns as wide as what they hold; of a long name the end."""
+    name_width = min(max(map(len, names)), NAME)
+    class_width = max(map(len, class_names))
+
+    def line(record: dict) -> str:
+        name = record["image"]
+        name = name if len(name) <= name_width else f"…{name[1 - name_width :]}"
+        rest = ", ".join(f"{other} {share:.1%}" for other, share in record["top"][1:])
+        flag = "  out of distribution" if record.get("out_of_distribution") else ""
+        return (
+            f"{name:<{name_width}}  {record['class']:<{class_width}}"
+            f"{record['probability']:>7.1%}  {rest}{flag}"
+        )
+
+    return line
+
+
+def _csv(topk: int) -> Line:
+    """The header, and a line a record."""
+    columns = ["image", "class", "probability", "ood_score", "out_of_distribution"]
+    columns += [f"{key}_{i}" for i in range(2, topk + 1) for key in ("class", "probability")]
+    print(_joined(columns))
+
+    def line(record: dict) -> str:
+        rest = [x for pair in record["top"][1:] for x in pair]
+        return _joined([record.get(column, "") for column in columns[:5]] + rest)
+
+    return line
+
+
+def _joined(values: Sequence) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
+
+
+if __name__ == "__main__":
+    run_command(main, flags_parser=parse)
