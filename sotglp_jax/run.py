@@ -92,7 +92,10 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     whole = _resolve(config, config.dataset, config.data.template)
     dataset = _with_shots(config, whole, learns)
     others = {name: _target(config, whole, name) for name in config.targets}
-    ood = {name: _outside(config, name) for name in config.ood.sets}
+    ood = {
+        name: datasets.unlabelled(name, config.data.root, config.data.allow_partial)
+        for name in config.ood.sets
+    }
     loaded = clip.load(config.clip.name, config.clip.activation)
     settings = flatten(config) | {"clip.sha256": weights.fingerprint(loaded.params)}
     workdir.check_same(path, settings, dataset.train.names)
@@ -134,12 +137,6 @@ def _read(config: ConfigDict, tokenizer: Tokenizer, method: SotGlp | None, datas
         "classes": tokenizer(names, room=len(method.template_ids) if method else 0),
         "sentences": tokenizer(sentences),
     }
-
-
-def _outside(config: ConfigDict, name: str) -> Source:
-    if config.method.name == "zeroshot":
-        raise InputError("ood.sets needs a trained method: leave it empty for zero-shot CLIP.")
-    return datasets.unlabelled(name, config.data.root, config.data.allow_partial)
 
 
 def _with_shots(config: ConfigDict, dataset: Dataset, learns: bool) -> Dataset:

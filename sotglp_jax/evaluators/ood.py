@@ -4,26 +4,28 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from sotglp_jax import ood
 from sotglp_jax.cache import image_features
-from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp
+from sotglp_jax.methods.sotglp import ClassFeatures, Scores, SotGlp
+from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.tables import OOD_SCORES
 
 
 def measure(
     frozen: dict,
     trained: dict,
-    text: ClassFeatures,
+    text: ClassFeatures | Float[Array, "C D"],
     batch: Mapping,
     temperature: float,
-    method: SotGlp,
+    method: SotGlp | ZeroShot,
 ) -> dict[str, jax.Array]:
     """What the scores of a batch are made of, float32 (B,) each, and its mask.
 
     MCM and L-MCM are of the raw cosines, averaged over the prompts; L-MCM is the largest over all
-    patches, without top-K and transport. The last two are what SOT-GLP adds: the maximum over
-    the classes of the fused logit, and of φ (equation 10).
+    patches, without top-K and transport. What SOT-GLP adds comes last: the maximum over the
+    classes of the fused logit, and of φ (equation 10).
 
     Args:
       frozen: CLIP's weights.
@@ -34,14 +36,15 @@ def measure(
       method: the method; static.
     """
     scores = method.score(trained, frozen, text, image_features(method.towers, frozen, batch))
-    return {
+    parts = {
         "mcm": ood.deviation(scores.sim_global.mean(-1), temperature),
         # The score falls as the deviation rises, and the largest over the patches is asked for.
         "l_mcm": ood.deviation(scores.sim_local.mean(-1), temperature).min(-1),
-        "fused": scores.logits["fused"].max(-1),
-        "transport": scores.phi.max(-1),
         "mask": batch["mask"],
     }
+    if isinstance(scores, Scores):
+        parts |= {"fused": scores.logits["fused"].max(-1), "transport": scores.phi.max(-1)}
+    return parts
 
 
 def collect(parts: Iterable[Mapping], classes: int) -> dict[str, np.ndarray]:
@@ -52,7 +55,7 @@ def collect(parts: Iterable[Mapping], classes: int) -> dict[str, np.ndarray]:
     for name in ("mcm", "l_mcm"):
         whole[name] = ood.concept_matching(whole[name], classes)
     whole["gl_mcm"] = whole["mcm"] + whole["l_mcm"]
-    return {name: whole[name].astype(np.float64) for name in OOD_SCORES}
+    return {name: whole[name].astype(np.float64) for name in OOD_SCORES if name in whole}
 
 
 def judge(
@@ -64,7 +67,7 @@ def judge(
       inside: scores of the test images.
       others: scores of each out-of-distribution set.
     """
-    for name in OOD_SCORES:
+    for name in inside:
         sets = {
             title: {
                 "fpr95": ood.fpr95(inside[name], scores[name]),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sotglp_jax.errors import InputError
-from sotglp_jax.reports import figures, formats, paper, results
+from sotglp_jax.reports import beyond, figures, formats, paper, results
 from sotglp_jax.reports.figures import Picture
 from sotglp_jax.reports.paper import Table
 
@@ -35,7 +35,8 @@ def write(folder: Path, out: Path) -> list[str]:
 
     Args:
       folder: holds the run folders, at any depth.
-      out: gets table1 to table4 as .md, .csv and .tex, the figures as .png and .pdf, report.html.
+      out: gets table1 to table4, and those of `beyond`, as .md, .csv and .tex, the figures as .png
+        and .pdf, report.html.
 
     Returns:
       Warnings: which runs were left out, and where seeds are missing.
@@ -44,7 +45,7 @@ def write(folder: Path, out: Path) -> list[str]:
       InputError: no run is finished, runs may not stand together, or `out` cannot be written.
     """
     found, warnings = results.read(folder)
-    tables, pictures = paper.make(found), figures.make(found)
+    tables, pictures = paper.make(found) + beyond.make(found), figures.make(found)
     files = {f"{t.name}.{end}": of(t).encode() for t in tables for end, of in TABLES.items()}
     files |= {f"{p.name}.{end}": _drawn(p, end) for p in pictures for end in ("png", "pdf")}
     parts = [f"<p class=warning>{html.escape(warning)}</p>" for warning in warnings]
