@@ -91,7 +91,7 @@ def plan(singles: Sequence[study.Single], left: Sequence[study.Single]) -> list[
 
 def effort(config: ConfigDict) -> Effort:
     """What a run takes, by the catalogue where that has the data set."""
-    classes, tests = _counts(config)
+    classes, tests = _counts(config.dataset, config.data.root)
     batch, learns = config.train.batch_size, config.method.name == "sotglp"
     shots = classes * config.shots
     steps = config.train.epochs * loader.steps_per_epoch(shots, batch) * learns
@@ -108,11 +108,12 @@ def effort(config: ConfigDict) -> Effort:
     )
 
 
-def _counts(config: ConfigDict) -> tuple[int, int]:
-    """Classes and test images."""
-    if config.dataset in ENTRIES:
-        return ENTRIES[config.dataset].classes, ENTRIES[config.dataset].images[-1]
-    dataset = datasets.resolve(config.dataset, config.data.root)
+@functools.cache
+def _counts(name: str, root: str) -> tuple[int, int]:
+    """Classes and test images of a data set."""
+    if name in ENTRIES:
+        return ENTRIES[name].classes, ENTRIES[name].images[-1]
+    dataset = datasets.resolve(name, root)
     return len(dataset.class_names), len(dataset.test)
 
 
@@ -174,7 +175,7 @@ def seconds(what: str, case: Case, times: Mapping[Case, tuple[float, float]]) ->
 
 
 def _duration(total: float) -> str:
-    return f"{total / 3600:.1f} hours" if total >= 3600 else f"{total / 60:.0f} minutes"
+    return f"{total / 3600:,.1f} hours" if total >= 3600 else f"{total / 60:.0f} minutes"
 
 
 def find_data(configs: Sequence[ConfigDict]) -> None:

@@ -74,7 +74,10 @@ class Single:
     def finished(self) -> bool:
         """Whether the folder holds the results of this very configuration."""
         path = self.folder / "results.json"
-        return path.exists() and _answers(json.loads(path.read_text()), self.config)
+        try:
+            return path.exists() and _answers(json.loads(path.read_text()), self.config)
+        except (ValueError, KeyError, TypeError):  # damaged, or another version's: judged again
+            return False
 
 
 def run_all(config: ConfigDict, folder: str, mode: str) -> None:

@@ -135,6 +135,8 @@ def test_a_finished_run_counts_where_its_sets_were_asked_for(tmp_path):
     assert single.finished and asking.finished
     asking.config.ood.temperature = 2.0
     assert not asking.finished
+    path.write_text('{"config": ')
+    assert not single.finished
 
 
 def test_a_suite_runs_to_its_report(main, clip_folder, tmp_path, capsys):

@@ -88,7 +88,8 @@ def _page(title: str, parts: Sequence[str]) -> str:
 
 def _section(table: Table) -> str:
     notes = "".join(f"<p class=notes>{html.escape(note)}</p>" for note in table.notes)
-    heading = f"<h2>{html.escape(table.title)}</h2>"
+    title, _, setting = map(html.escape, table.title.partition("; "))
+    heading = f"<h2>{title}</h2>\n<p class=notes>{setting}</p>"
     return f"<section>{heading}\n<div class=wide>{formats.web(table)}</div>\n{notes}</section>"
 
 
