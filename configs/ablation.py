@@ -14,8 +14,6 @@ from configs import common, ood
 def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration for every variant."""
     config = ood.get_config(arg)
-    if config.dataset not in ("digits", "imagenet"):
-        config.ood.sets = ()
-    settings = {name: common.overrides(name) for name in common.VARIANTS}
-    settings["zero_shot"]["ood.sets"] = ()
+    config.ood.sets = ood.SETS.get(config.dataset, ())
+    settings = [(name, common.overrides(name)) for name in common.VARIANTS]
     return common.study(config, arg, "settings", (16,), settings)

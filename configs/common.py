@@ -1,5 +1,7 @@
 """What every study shares: the defaults, the recipes, and the `key=value,...` string."""
 
+from collections.abc import Mapping, Sequence
+
 from ml_collections import ConfigDict
 
 from sotglp_jax.errors import InputError
@@ -70,16 +72,17 @@ def study(
     arg: str,
     table: str,
     shots: tuple[int, ...],
-    settings: dict[str, dict] | None = None,
+    settings: Sequence[tuple[str, dict]] = (("", {}),),
 ) -> ConfigDict:
     """The same for several runs whose results make one table.
 
     Args:
       config: of the runs; seed and shots are set for each.
       arg: the string behind the config file; a seed or a number of shots in it is the only one.
-      table: a key of `sotglp_jax.tables.TABLES`.
+      table: a key of `sotglp_jax.tables.TABLES`, or "report".
       shots: of the runs, with each of the field's seeds 1, 2 and 3.
-      settings: by name, what the runs of every seed and number of shots set; None for one setting.
+      settings: names, and what the runs of every seed and number of shots set; one that sets these
+        itself counts once.
     """
     given = parse(arg)
     config.study = ConfigDict(
@@ -87,21 +90,21 @@ def study(
             "table": table,
             "shots": (given["shots"],) if "shots" in given else shots,
             "seeds": (given["seed"],) if "seed" in given else (1, 2, 3),
-            "settings": tuple((k, tuple(v.items())) for k, v in (settings or {"": {}}).items()),
+            "settings": tuple((name, tuple(values.items())) for name, values in settings),
         }
     )
     return config
 
 
-def parse(arg: str) -> dict[str, str | int]:
+def parse(arg: str, keys: Mapping[str, type] = KEYS) -> dict[str, str | int]:
     """Reads "key=value,..."; an unknown key or a value of the wrong type is an `InputError`."""
     given = {}
     for part in filter(None, arg.split(",")):
         key, _, value = part.partition("=")
-        if key not in KEYS:
-            raise InputError(f'"{part}" after the config file: the keys are {", ".join(KEYS)}.')
+        if key not in keys:
+            raise InputError(f'"{part}" after the config file: the keys are {", ".join(keys)}.')
         try:
-            given[key] = KEYS[key](value)
+            given[key] = keys[key](value)
         except ValueError:
             raise InputError(f"{part}: {key} must be a whole number.") from None
     return given

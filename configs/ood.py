@@ -12,9 +12,11 @@ from configs import common
 from sotglp_jax.data.catalog import OOD
 from sotglp_jax.data.drawn import KINDS
 
+SETS = {"digits": tuple(KINDS), "imagenet": tuple(OOD)}
+
 
 def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration with the drawn sets for the digits, and the field's for all else."""
     config = common.get_config(arg)
-    config.ood.sets = tuple(KINDS if config.dataset == "digits" else OOD)
+    config.ood.sets = SETS.get(config.dataset, SETS["imagenet"])
     return config

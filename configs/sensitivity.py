@@ -17,9 +17,9 @@ VALUES = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration for every value of each key."""
-    settings = {
-        f"{key.partition('.')[2]}={value}": {key: value}
+    settings = [
+        (f"{key.partition('.')[2]}={value}", {key: value})
         for key, values in VALUES.items()
         for value in values
-    }
+    ]
     return common.study(common.get_config(arg), arg, "settings", (16,), settings)

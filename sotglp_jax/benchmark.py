@@ -92,7 +92,7 @@ SECONDS, LEAST, MOST = 20.0, 5, 50  # spent on timings, and their number
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What the flags say."""
+    """What the flags say; `clip` is any that `clip.load` takes."""
 
     clip: str
     classes: int
@@ -105,7 +105,7 @@ class Case:
     @property
     def arch(self) -> clip.Architecture:
         """The dimensions of the CLIP."""
-        return SIZES[self.clip]
+        return _arch(self.clip)
 
     @property
     def method(self) -> SotGlp:
@@ -138,6 +138,11 @@ class Work:
     compile_s: float = 0.0
 
 
+@functools.cache
+def _arch(name: str) -> clip.Architecture:
+    return SIZES[name] if name in SIZES else clip.load(name).arch
+
+
 def train(case: Case) -> Work:
     """One training step."""
     mesh, method, optimizer = sharding.make_mesh(case.mesh), case.method, sgd(0.05, 0.9, 0.01)
@@ -154,7 +159,12 @@ def train(case: Case) -> Work:
         state, metrics = step(state, frozen, classes, batch)
         return metrics
 
-    return Work(run, sum(ours(case).values()), compile_s)
+    return Work(run, training_flops(case), compile_s)
+
+
+def training_flops(case: Case) -> int:
+    """Operations of a training step."""
+    return sum(ours(case).values())
 
 
 def evaluate(case: Case) -> Work:
@@ -167,9 +177,13 @@ def evaluate(case: Case) -> Work:
     batch = sharding.put_batch(images(case), mesh)
     count = functools.partial(classification.judge, towers=method.towers, methods=(method,))
     step, compile_s = compiled(jax.jit(count), frozen, trained, (text,), batch)
+    return Work(lambda: step(frozen, trained, (text,), batch), evaluation_flops(case), compile_s)
+
+
+def evaluation_flops(case: Case) -> int:
+    """Operations of a batch of test images."""
     parts = ours(case)
-    total = sum(parts[k] for k in ("vision", "similarities", "transport"))
-    return Work(lambda: step(frozen, trained, (text,), batch), total, compile_s)
+    return sum(parts[k] for k in ("vision", "similarities", "transport"))
 
 
 def vision(case: Case) -> Work:
@@ -324,13 +338,22 @@ def matrix_product() -> Callable[[str], float]:
     return rate
 
 
-def measure(work: Work, precision: str) -> tuple[list[float], float]:
-    """Seconds of each time after a first one, and the rate of matrix products between them."""
+def measure(
+    work: Work, precision: str, limit: float = SECONDS, least: int = LEAST
+) -> tuple[list[float], float]:
+    """Seconds of each time after a first one, and the rate of matrix products between them.
+
+    Args:
+      work: to be timed.
+      precision: of the matrix products.
+      limit: seconds after which no further time begins.
+      least: number of times in any case.
+    """
     rate = matrix_product()
     rate(precision)
     jax.block_until_ready(work.run())
     seconds, rates = [], []
-    while len(seconds) < LEAST or (sum(seconds) < SECONDS and len(seconds) < MOST):
+    while len(seconds) < least or (sum(seconds) < limit and len(seconds) < MOST):
         rates.append(rate(precision))
         began = time.perf_counter()
         jax.block_until_ready(work.run())

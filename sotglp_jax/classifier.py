@@ -178,9 +178,10 @@ def threshold(run: Finished) -> float | None:
 
 def encoded(finished: Finished) -> tuple[tuple, SotGlp | ZeroShot]:
     """The first arguments of `outputs`, without the text tower, whose work is done; the method."""
-    run, chunk = finished.run, finished.run.config.text.chunk
+    run = finished.run
     method, classes = run.zero_shot, run.sentences
     if run.method:
+        chunk = run.classes_per_pass(finished.trained)
         method, classes = run.method, pack(run.classes, chunk=chunk)
     text = jax.jit(method.encode_classes)(finished.trained, run.frozen, classes)
     frozen = {name: run.frozen[name] for name in ("vision", "logit_scale")}

@@ -96,10 +96,13 @@ def _with_fusion(run: Run, of_global: float, of_local: float) -> Run:
 
 def _scorer(run: Run, mesh: Mesh, state: dict, measure: Callable) -> Callable:
     """A function of (source, title) that yields what `measure` gives for every batch."""
-    frozen, trained = jax.device_put((run.frozen, state["trainable"]), sharding.replicated(mesh))
-    text = jax.jit(run.method.encode_classes)(trained, frozen, _classes(run, state))
+    tree = run.frozen, state.get("trainable", {})
+    frozen, trained = jax.device_put(tree, sharding.replicated(mesh))
+    method = run.method or run.zero_shot
+    tokens = _classes(run, state) if run.method else run.sentences
+    text = jax.jit(method.encode_classes)(trained, frozen, tokens)
     whole = sharding.replicated(mesh)  # on every process
-    step = jax.jit(functools.partial(measure, method=run.method), out_shardings=whole)
+    step = jax.jit(functools.partial(measure, method=method), out_shardings=whole)
 
     def score(source: Source, title: str, pixels: bool = False) -> Iterator[dict]:
         for batch in _batches(run, source, mesh, title, pixels):

@@ -18,6 +18,7 @@ flags.DEFINE_string("workdir", "", "Run folder; named after the configuration if
 flags.DEFINE_string(
     "distributed", "", "Several processes: auto (Slurm, TPU, GKE) or HOST:PORT,COUNT,INDEX."
 )
+flags.DEFINE_bool("yes", False, "Start what configs/reproduce.py plans.")
 flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on), or evaluate only.")
 
 # These decide other defaults, so they are chosen before those are made.
@@ -65,8 +66,16 @@ def main(_: list[str]) -> None:
     programs.keep()
     if flags.FLAGS.distributed:
         hosts.join(flags.FLAGS.distributed)
-    launch = study.run_all if "study" in flags.FLAGS.config else study.run_one
-    launch(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.mode)
+    arguments = flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.mode
+    if flags.FLAGS.config.get("study", {}).get("table") == "report":
+        from sotglp_jax import reproduce
+
+        reproduce.reproduce(*arguments, flags.FLAGS.yes)
+    elif flags.FLAGS.yes:
+        raise InputError("--yes answers configs/reproduce.py alone: leave it out.")
+    else:
+        launch = study.run_all if "study" in flags.FLAGS.config else study.run_one
+        launch(*arguments)
 
 
 def quiet() -> None:

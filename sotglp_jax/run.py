@@ -98,7 +98,10 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     whole = _resolve(config, config.dataset, config.data.template)
     dataset = _with_shots(config, whole)
     others = {name: _target(config, whole, name) for name in config.targets}
-    ood = {name: _outside(config, name) for name in config.ood.sets}
+    ood = {
+        name: datasets.unlabelled(name, config.data.root, config.data.allow_partial)
+        for name in config.ood.sets
+    }
     loaded = clip.load(config.clip.name, config.clip.activation)
     run = assemble(config, path, dataset, loaded)
     workdir.check_same(path, run.settings, dataset.train.names)
@@ -143,12 +146,6 @@ def _read(config: ConfigDict, tokenizer: Tokenizer, method: SotGlp | None, datas
         "classes": tokenizer(names, room=len(method.template_ids) if method else 0),
         "sentences": tokenizer(sentences),
     }
-
-
-def _outside(config: ConfigDict, name: str) -> Source:
-    if not _learns(config):
-        raise InputError("ood.sets needs a trained method: leave it empty for zero-shot CLIP.")
-    return datasets.unlabelled(name, config.data.root, config.data.allow_partial)
 
 
 def _learns(config: ConfigDict) -> bool:

@@ -1,7 +1,10 @@
 """From a configuration to results: one run, or several whose results make a table."""
 
+import contextlib
+import dataclasses
 import itertools
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -32,11 +35,18 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     run = hosts.together(lambda: prepare(config, folder))
     activation = run.zero_shot.towers.vision.activation
     print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
-    try:
+    with too_large_said():
         if mode == "train" and run.method:
             train(run)
         else:
             evaluate(run)
+
+
+@contextlib.contextmanager
+def too_large_said() -> Iterator[None]:
+    """Makes an `InputError` of a device that is out of memory."""
+    try:
+        yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -46,8 +56,32 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
         ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Single:
+    """A run of a study.
+
+    Attributes:
+      label: of its setting.
+      config: of the run.
+      folder: the run folder.
+    """
+
+    label: str
+    config: ConfigDict
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds the results of this very configuration."""
+        path = self.folder / "results.json"
+        try:
+            return path.exists() and _answers(json.loads(path.read_text()), self.config)
+        except (ValueError, KeyError, TypeError):  # damaged, or another version's: judged again
+            return False
+
+
 def run_all(config: ConfigDict, folder: str, mode: str) -> None:
-    """Does so for every run of a study that is not finished, and prints the study's table.
+    """Runs what is not finished of a study, and prints its table.
 
     Args:
       config: of the runs, and `study` as `configs.common.study` makes it.
@@ -57,29 +91,36 @@ def run_all(config: ConfigDict, folder: str, mode: str) -> None:
     Raises:
       InputError: anything the user can mend.
     """
-    labels, singles = zip(
-        *(
-            _single(config, *axes)
-            for axes in itertools.product(config.study.settings, *_axes(config))
-        ),
-        strict=True,
-    )
-    names = [_name(*run) for run in zip(labels, singles, strict=True)]
+    singles = expand(config, folder)
+    if run_missing(singles, mode) and hosts.first():
+        read = [json.loads((s.folder / "results.json").read_text()) for s in singles]
+        labelled = [x | {"label": s.label} for x, s in zip(read, singles, strict=True)]
+        print(tables.TABLES[config.study.table](labelled))
+
+
+def expand(config: ConfigDict, folder: str) -> list[Single]:
+    """All runs of a study, each once; arguments as in `run_all`."""
     base = Path(folder).expanduser() if folder else _base(config)
-    for i, (single, name) in enumerate(zip(singles, names, strict=True), start=1):
+    singles = {}
+    for axes in itertools.product(config.study.settings, *_axes(config)):
+        label, single = _single(config, *axes)
+        path = base / _name(label, single)
+        singles.setdefault(path, Single(label, single, path))
+    return list(singles.values())
+
+
+def run_missing(singles: Sequence[Single], mode: str) -> bool:
+    """Runs those that are not finished, with "eval" all; False when Ctrl-C stopped one."""
+    for i, single in enumerate(singles, start=1):
         # The first process decides: another may see the shared disk as it was.
-        finished = multihost_utils.broadcast_one_to_all(np.array(_finished(base / name, single)))
+        finished = multihost_utils.broadcast_one_to_all(np.array(single.finished))
         if mode == "eval" or not finished:
-            print(f"[{i} of {len(singles)}] {base / name}", flush=True)
-            run_one(single, str(base / name), mode)
-            written = (base / name / "results.json").exists()
-            if not multihost_utils.broadcast_one_to_all(np.array(written)):  # stopped by Ctrl-C
-                return
-    if not hosts.first():
-        return
-    results = [json.loads((base / name / "results.json").read_text()) for name in names]
-    results = [x | {"label": label} for x, label in zip(results, labels, strict=True)]
-    print(tables.TABLES[config.study.table](results))
+            print(f"[{i} of {len(singles)}] {single.folder}", flush=True)
+            run_one(single.config, str(single.folder), mode)
+            written = (single.folder / "results.json").exists()
+            if not multihost_utils.broadcast_one_to_all(np.array(written)):
+                return False
+    return True
 
 
 def _axes(config: ConfigDict) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -107,14 +148,17 @@ def _name(label: str, single: ConfigDict) -> str:
 
 
 def _base(config: ConfigDict) -> Path:
-    return Path("runs") / f"{config.study.table}-{workdir.subject(config)}"
+    named = f"{config.study.table}-{workdir.subject(config)}"
+    return Path("runs") / config.study.get("folder", named)
 
 
-def _finished(folder: Path, config: ConfigDict) -> bool:
-    """Whether a folder holds the results of this very configuration."""
-    if not (folder / "results.json").exists():
-        return False
-    theirs = json.loads((folder / "results.json").read_text())["config"]
-    ours = flatten(config)
+def _answers(results: dict, config: ConfigDict) -> bool:
+    """Whether results are of this configuration, and of all sets that it asks for."""
+    ours, theirs = flatten(config), results["config"]
     ignored = set(workdir.EXECUTION) - {"targets"}
-    return all(theirs.get(key) == value for key, value in ours.items() if key not in ignored)
+    same = all(theirs.get(key) == value for key, value in ours.items() if key not in ignored)
+    if not same or not config.ood.sets:
+        return same
+    judged = results.get("ood", {"images": (), "temperature": None})
+    there = set(config.ood.sets) <= set(judged["images"])
+    return there and judged["temperature"] == config.ood.temperature

@@ -2,13 +2,16 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from sotglp_jax import ood
+from sotglp_jax import clip, ood
 from sotglp_jax.data import datasets, drawn
 from sotglp_jax.errors import InputError
+from sotglp_jax.evaluators import ood as evaluator
+from sotglp_jax.methods.zeroshot import ZeroShot
 
 
 def softmax_max(sim, temperature):
@@ -76,6 +79,31 @@ def test_any_folder_of_images_may_stand_outside(tmp_path):
     (tmp_path / "deep").mkdir()
     drawn.drawn("noise")[0]["image"].save(tmp_path / "deep" / "x.png")
     assert datasets.unlabelled(str(tmp_path)).names == ("deep/x.png",)
+
+
+def test_zero_shot_clip_is_judged_by_its_own_cosines(clip_folder):
+    loaded = clip.load(str(clip_folder))
+    method, rng = ZeroShot(loaded.towers()), np.random.default_rng(0)
+    width = loaded.arch.vision_width
+    batch = {
+        "cls": rng.normal(size=(3, width)).astype(np.float32),
+        "patches": rng.normal(size=(3, 16, width)).astype(np.float32),
+        "mask": np.array([True, True, False]),
+    }
+    text = rng.normal(size=(5, loaded.arch.embed_dim)).astype(np.float32)
+    part = evaluator.measure(loaded.params, {}, text, batch, temperature=1.0, method=method)
+    scores = evaluator.collect([jax.device_get(part)], classes=5)
+    assert list(scores) == ["mcm", "l_mcm", "gl_mcm"]  # it has no fused logit and no transport
+    unit = text / np.linalg.norm(text, axis=-1, keepdims=True)
+    for name, features in (("mcm", batch["cls"]), ("l_mcm", batch["patches"])):
+        vision = {"params": loaded.params["vision"]}
+        projected = np.asarray(method.towers.vision.apply(vision, features, method="project"))
+        sim = (projected / np.linalg.norm(projected, axis=-1, keepdims=True)) @ unit.T
+        expected = softmax_max(sim, 1.0).reshape(3, -1).max(-1)[:2]
+        np.testing.assert_allclose(scores[name], expected, rtol=1e-5)
+    judged = dict(evaluator.judge(scores, {"same": scores}))
+    assert list(judged) == list(scores)
+    assert all(x["mean"]["auroc"] == 0.5 for x in judged.values())
 
 
 def test_detection_through_the_command(main, clip_folder, tmp_path):

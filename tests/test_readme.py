@@ -45,6 +45,8 @@ def test_commands_are_known():
     """A new command needs a test: the pip lines are CI's, the others are below."""
     assert COMMANDS[0] == QUICK_START and "pip install -e '.[test]' && pytest" in COMMANDS
     assert len(COMMANDS) == 15
+    # test_reproduce.py has both.
+    assert sum("reproduce.py" in command for command in COMMANDS) == 2
 
 
 def test_quick_start_learns_and_prints_what_the_readme_shows(main, tmp_path):

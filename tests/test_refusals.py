@@ -36,6 +36,7 @@ from sotglp_jax.workdir import default_path
         (["--config=configs/fewshot.py", "--workdir=setup.py/run"], "cannot be written"),
         (["--config=configs/fewshot.py", "--config.method.topk=65"], "than the 64"),
         (["--config=configs/fewshot.py", "--mode=eval"], "no finished"),
+        (["--config=configs/fewshot.py", "--yes"], "--yes answers configs/reproduce.py alone"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(main, arguments, said, tmp_path):

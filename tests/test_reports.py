@@ -18,7 +18,7 @@ from matplotlib.text import Annotation, Text
 
 from sotglp_jax import maps
 from sotglp_jax.errors import InputError
-from sotglp_jax.reports import figures, formats, paper, report, results
+from sotglp_jax.reports import beyond, figures, formats, paper, report, results
 from sotglp_jax.reports.paper import PUBLISHED
 from sotglp_jax.workdir import write_arrays
 
@@ -55,7 +55,8 @@ def write(root: Path, fused: float, *, dataset="digits", shots=16, seed=1, ood=N
 def rows_of(text: str) -> dict[tuple[str, str], str]:
     """Cells of a Markdown table by (labels joined, column)."""
     head, _, *lines = [x.strip("| ").split(" | ") for x in text.splitlines() if x[:1] == "|"]
-    labels = sum(title in ("Data set", "ID data set", "Method", "Score") for title in head)
+    titles = ("Data set", "ID data set", "Method", "Score", "λ", "Matching")
+    labels = sum(title in titles for title in head)
     return {
         (" ".join(line[:labels]).strip(), column): cell
         for line in lines
@@ -138,7 +139,7 @@ def test_the_best_is_bold():
     def table(best_of, **columns):
         rows = {("a", m): {c: {0: x} for c, x in row.items()} for m, row in columns.items()}
         named = tuple(dict.fromkeys(c for row in columns.values() for c in row))
-        return paper.Table(1, "T", ("Data set", "Method"), named, rows, best_of, ())
+        return paper.Table("table1", "T", ("Data set", "Method"), named, rows, best_of, ())
 
     rows = {"x": {"up": 1.04, "down ↓": 7.0}, "y": {"up": 1.0, "down ↓": 5.0}, "z": {"up": 0.9}}
     best = table("column", **rows).best()
@@ -153,6 +154,83 @@ def test_detection_stands_beside_the_published(made):
     assert cells["ImageNet w/o projection GL-MCM", "SUN FPR95 ↓"].strip("*") == "10.0 ± 0.0"
     assert cells["ImageNet w/o Proj †", "Average AUROC ↑"].strip("*") == "94.2"
     assert not [labels for labels, _ in cells if labels.startswith("digits")]
+
+
+def test_zero_shot_detects_beside_what_is_trained(tmp_path):
+    write(tmp_path, 0.9, ood=0.1)
+    for seed in (1, 2):
+        folder = write(tmp_path, 0.0, shots=0, seed=seed, ood=0.4, **{"method.name": "zeroshot"})
+        scores = json.loads((folder / "results.json").read_text())["ood"]["scores"]
+        value = {k: x for k, x in scores.items() if k not in ("fused", "transport")}
+        change(folder, "ood", "scores", value=value)
+    found, warnings = results.read(tmp_path)
+    rows, accuracy = paper.detection(found).rows, paper.ACCURACY
+    assert not warnings and len(rows) == 5 + 3
+    row = rows["digits", "zero-shot CLIP", "GL-MCM"]
+    assert row["Average FPR95 ↓"] == {0: 40.0} and row[accuracy] == {0: 50.0}
+    (picture, _) = figures.make(found)
+    (own, clip) = picture.figure.axes[0].containers
+    assert clip.get_label() == "zero-shot CLIP" and clip.lines[0].get_marker() == "*"
+
+
+def learned(root: Path, fused: float, weights=(1.0, 0.25), spec=None, **config):
+    """A run folder with the weights of the branches, and (entropy, overlap, share) of prompts."""
+    folder = write(root, fused, **config)
+    of_global, of_local = weights
+    change(folder, "fusion", value={"global": of_global, "local": of_local})
+    if spec:
+        names = ("plan_entropy", "overlap", "share")
+        change(folder, "specialisation", value=dict(zip(names, spec, strict=True)))
+
+
+def test_ways_to_choose_the_weight_stand_in_one_table(tmp_path):
+    for seed in (1, 2):
+        learned(tmp_path, 0.80, seed=seed, **{"method.fusion": "fixed"})
+        learned(tmp_path, 0.9, (0.0, 1.0), seed=seed, **{"method.fusion": "validated"})
+        learned(tmp_path, 0.85, (1.0, seed), seed=seed, **{"method.fusion": "learned"})
+        swept = {"method.fusion": "fixed", "method.fusion_weight": 1.0}
+        learned(tmp_path, 0.99, seed=seed, **swept)
+    learned(tmp_path, 0.99, variant="no_vv", **{"method.fusion": "learned"})
+    (table,) = beyond.make(results.read(tmp_path)[0])
+    ways = ("fixed", "validated", "learned")
+    assert list(table.rows) == [("digits", way) for way in ways]
+    cells = rows_of(formats.markdown(table))
+    assert cells["digits validated", "Accuracy, fused"] == "**90.0 ± 0.0**"
+    share = [cells[f"digits {way}", beyond.SHARE] for way in ways]
+    assert share == ["20.0 ± 0.0", "100.0 ± 0.0", "58.3 ± 11.8"]  # no best among them
+
+
+@pytest.mark.parametrize(
+    ("overlap", "entropy", "said"),
+    [
+        (0.1, 0.999, "is close to uniform .* overlap less than .* transport does make"),
+        (0.5, 0.999, "is close to uniform .* overlap as much as .* transport does not make"),
+        (0.9, 0.6, "is not close to uniform .* overlap more than .* transport does not make"),
+    ],
+)
+def test_the_report_says_whether_prompts_specialise(overlap, entropy, said, tmp_path):
+    for seed in (1, 2):
+        at = seed / 100
+        learned(tmp_path, 0.8, spec=(entropy, overlap + at, [0.5, 0.5]), seed=seed)
+        for value in (0.01, 1.0):
+            spec = (1 - value / 10, 0.3, [0.25, 0.75])
+            learned(tmp_path, 0.8, spec=spec, seed=seed, **{"transport.epsilon": value})
+        own = {"variant": "independent_topk", "method.matching": "independent"}
+        learned(tmp_path, 0.8, spec=(1.0, 0.5 + at, [1.0, 0.0]), seed=seed, **own)
+    (table,) = beyond.make(results.read(tmp_path)[0])
+    assert [name for _, name in table.rows] == [
+        "transport, ε = 0.01",
+        "transport, ε = 0.1",
+        "transport, ε = 1",
+        "independent top-K",
+    ]
+    assert re.search(said, table.notes[0]) and not table.best()
+    assert "ε =" not in table.caption
+    cells = rows_of(formats.markdown(table))
+    assert cells["digits transport, ε = 1", "Prompt 2"] == "75.0 ± 0.0"
+    # A plan that no transport made says nothing.
+    assert cells["digits independent top-K", beyond.ENTROPY] == "–"
+    assert cells["digits independent top-K", beyond.OVERLAP] == "51.5 ± 0.7"
 
 
 def test_published_averages_are_right_but_for_the_named_slips():

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from sotglp_jax import ood
 from sotglp_jax.cache import image_features
 from sotglp_jax.methods.sotglp import ClassFeatures, Scores, SotGlp
+from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.tables import OOD_SCORES
 
 MOST = 1000  # images that a threshold is taken from; more would hardly move it
@@ -40,16 +41,16 @@ def limit(parts: Iterable[Mapping]) -> float:
 def measure(
     frozen: dict,
     trained: dict,
-    text: ClassFeatures,
+    text: ClassFeatures | Float[Array, "C D"],
     batch: Mapping,
     temperature: float,
-    method: SotGlp,
+    method: SotGlp | ZeroShot,
 ) -> dict[str, jax.Array]:
     """What the scores of a batch are made of, float32 (B,) each, and its mask.
 
     MCM and L-MCM are of the raw cosines, averaged over the prompts; L-MCM is the largest over all
-    patches, without top-K and transport. The last two are what SOT-GLP adds: the maximum over
-    the classes of the fused logit, and of φ (equation 10).
+    patches, without top-K and transport. What SOT-GLP adds comes last: the maximum over the
+    classes of the fused logit, and of φ (equation 10).
 
     Args:
       frozen: CLIP's weights.
@@ -60,11 +61,10 @@ def measure(
       method: the method; static.
     """
     scores = method.score(trained, frozen, text, image_features(method.towers, frozen, batch))
-    return _deviations(scores, temperature) | {
-        "fused": scores.logits["fused"].max(-1),
-        "transport": scores.phi.max(-1),
-        "mask": batch["mask"],
-    }
+    parts = _deviations(scores, temperature) | {"mask": batch["mask"]}
+    if isinstance(scores, Scores):
+        parts |= {"fused": scores.logits["fused"].max(-1), "transport": scores.phi.max(-1)}
+    return parts
 
 
 def _deviations(scores: Scores, temperature: float) -> dict[str, Float[Array, " B"]]:
@@ -84,7 +84,7 @@ def collect(parts: Iterable[Mapping], classes: int) -> dict[str, np.ndarray]:
     for name in ("mcm", "l_mcm"):
         whole[name] = ood.concept_matching(whole[name], classes)
     whole["gl_mcm"] = whole["mcm"] + whole["l_mcm"]
-    return {name: whole[name] for name in OOD_SCORES}
+    return {name: whole[name] for name in OOD_SCORES if name in whole}
 
 
 def judge(
@@ -96,7 +96,7 @@ def judge(
       inside: scores of the test images.
       others: scores of each out-of-distribution set.
     """
-    for name in OOD_SCORES:
+    for name in inside:
         sets = {
             title: {
                 "fpr95": ood.fpr95(inside[name], scores[name]),

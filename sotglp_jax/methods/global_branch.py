@@ -37,5 +37,5 @@ class GlobalBranch:
         features = self.towers.vision.apply(
             {"params": frozen["vision"]}, image.cls, method="project"
         )
-        sim = cosines("bd,cnd->bcn", unit(features), unit(text)).mean(-1)
-        return Scores({"global": jnp.exp(frozen["logit_scale"]) * sim})
+        sim = cosines("bd,cnd->bcn", unit(features), unit(text))
+        return Scores({"global": jnp.exp(frozen["logit_scale"]) * sim.mean(-1)}, sim, None)

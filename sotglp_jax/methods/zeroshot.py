@@ -13,9 +13,17 @@ from sotglp_jax.methods.sotglp import cosines, unit
 
 @struct.dataclass
 class Scores:
-    """logits: "zero_shot" (B, C)."""
+    """Logits of a batch and the cosines that tell other images from it.
+
+    Attributes:
+      logits: "zero_shot", or "global".
+      sim_global: cosines of images and sentences, or global prompts.
+      sim_local: cosines of patches and sentences; None where there is no local branch.
+    """
 
     logits: dict[str, Float[Array, "B C"]]
+    sim_global: Float[Array, "B C Ng"]
+    sim_local: Float[Array, "B P C 1"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +40,12 @@ class ZeroShot:
     def score(
         self, trainable: dict, frozen: dict, text: Float[Array, "C D"], image: ImageFeatures
     ) -> Scores:
-        """Scaled cosines of images and sentences."""
-        features = self.towers.vision.apply(
-            {"params": frozen["vision"]}, image.cls, method="project"
+        """Scaled cosines of images and sentences; patches go through CLIP's own projection."""
+        f_global, f_local = (
+            unit(self.towers.vision.apply({"params": frozen["vision"]}, x, method="project"))
+            for x in (image.cls, image.patches)
         )
-        sim = cosines("bd,cd->bc", unit(features), unit(text))
-        return Scores({"zero_shot": jnp.exp(frozen["logit_scale"]) * sim})
+        sim = cosines("bd,cd->bc", f_global, unit(text))
+        sim_local = cosines("bpd,cd->bpc", f_local, unit(text))
+        logits = {"zero_shot": jnp.exp(frozen["logit_scale"]) * sim}
+        return Scores(logits, sim[..., None], sim_local[..., None])

@@ -148,6 +148,7 @@ def _scatter(axes: Axes, rows: Mapping, column: str, styles: Mapping) -> list[An
         elif column in row and score == SCORE:
             (x, dx), (y, dy) = _spread(row[paper.ACCURACY]), _spread(row[column])
             style = styles[method] | {"linestyle": "", "markersize": 9}
+            style["marker"] = style["marker"] or "*"  # zero-shot CLIP is a line elsewhere
             axes.errorbar(x, y, dy or None, dx or None, elinewidth=0.8, **style)
     return texts
 

@@ -24,37 +24,36 @@ class Table:
     """A table as data.
 
     Attributes:
-      number: the paper's.
+      name: of its files; "table1" is the paper's Table 1.
       caption: what is shown, and what all runs have in common.
       head: titles of the label columns.
       columns: titles of the others; "↓" in one says that less is better.
       rows: cells by labels and column; what is not there is a missing cell.
       best_of: "row", or "column": among the rows with the same first label.
       notes: below the table.
+      unranked: columns without a best.
     """
 
-    number: int
+    name: str
     caption: str
     head: tuple[str, ...]
     columns: tuple[str, ...]
     rows: dict[tuple[str, ...], Numbers]
     best_of: str
     notes: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Of its files."""
-        return f"table{self.number}"
+    unranked: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        return f"Table {self.number}: {self.caption}"
+        number = self.name.removeprefix("table")
+        return self.caption if number == self.name else f"Table {number}: {self.caption}"
 
     def best(self) -> set[tuple[tuple[str, ...], str]]:
         """(labels, column) of every cell whose printed mean none of its rivals beats."""
         rivals: dict[tuple, dict[tuple, float]] = {}
         for labels, numbers in self.rows.items():
-            for column, cell in numbers.items():
+            for column in numbers.keys() - set(self.unranked):
+                cell = numbers[column]
                 group = (labels, "") if self.best_of == "row" else (labels[0], column)
                 sign = -1 if "↓" in column else 1
                 value = sign * float(f"{statistics.mean(cell.values()):.1f}")
@@ -98,20 +97,21 @@ def ablation(results: Sequence[Result]) -> Table:
 def detection(results: Sequence[Result]) -> Table:
     """Table 3: accuracy, and FPR95 and AUROC of each out-of-distribution set, by score."""
     shots = table_shots(results)
-    judged = grouped([r for r in results if "ood" in r.contents and r.shots == shots])
+    judged = [r for r in results if "ood" in r.contents]
+    judged = grouped([r for r in judged if r.shots == shots or r.variant == "zero_shot"])
     rows: dict[tuple[str, ...], Numbers] = {}
     for dataset, found in judged.items():
         for title, runs in methods(results).items():
             runs = [r for r in runs if r in found]
-            for score, name in OOD_SCORES.items() if runs else ():
-                rows[dataset_title(dataset), title, name] = _detected(runs, score)
+            for score in runs[0].contents["ood"]["scores"] if runs else ():
+                rows[dataset_title(dataset), title, OOD_SCORES[score]] = _detected(runs, score)
         if dataset == "imagenet" and shots == PUBLISHED["shots"]:
             rows |= _published_detection(ood_sets(found))
     sets = dict.fromkeys(name for found in judged.values() for name in ood_sets(found))
     pairs = [_pair(name) for name in [*sets, "average"] if judged]
     return Table(
-        3,
-        _caption(f"accuracy and out-of-distribution detection in % at {shots} shots", results),
+        "table3",
+        caption_of(f"accuracy and out-of-distribution detection in % at {shots} shots", results),
         ("ID data set", "Method", "Score"),
         (ACCURACY, *(column for pair in pairs for column in pair)),
         rows,
@@ -137,8 +137,8 @@ def by_shots(results: Sequence[Result]) -> Table:
         for dataset, method in sorted(cells, key=lambda x: (order.index(x[0]), MARK in x[1]))
     }
     return Table(
-        4,
-        _caption("accuracy in % by number of shots", results),
+        "table4",
+        caption_of("accuracy in % by number of shots", results),
         ("Data set", "Method"),
         tuple(map(str, shots)),
         rows,
@@ -284,17 +284,18 @@ def _of_sets(
         (dataset_title(d),): {title: x[d] for title, x in columns.items() if d in x}
         for d in [*grouped(results), *average]
     }
-    caption, notes = _caption(what, results), _notes(number, rows, *columns)
-    return Table(number, caption, ("Data set",), tuple(columns), rows, "row", notes)
+    caption, notes = caption_of(what, results), _notes(number, rows, *columns)
+    return Table(f"table{number}", caption, ("Data set",), tuple(columns), rows, "row", notes)
 
 
-def _caption(what: str, results: Sequence[Result]) -> str:
+def caption_of(what: str, results: Sequence[Result], free: str = "") -> str:
+    """What is shown, and what all runs have in common but for one setting."""
     protocol = results[0].contents["protocol"]
     learned = [r for r in results if r.variant != "zero_shot"]
     parts = [what, f"CLIP {protocol['clip']}", f"recipe {protocol['recipe']}"]
     full = [r for found in methods(learned).values() for r in found if r.variant == "full"]
     for key, (symbol, _) in SWEPT.items():
-        values = sorted({r.config[key] for r in full if key in r.config})
+        values = sorted({r.config[key] for r in full if key in r.config and key != free})
         parts += [f"{symbol} = {', '.join(map(str, values))}"] if values else []
     seeds = sorted({r.seed for r in learned})
     if len(seeds) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sotglp_jax.errors import InputError
-from sotglp_jax.reports import figures, formats, paper, results
+from sotglp_jax.reports import beyond, figures, formats, paper, results
 from sotglp_jax.reports.figures import Picture
 from sotglp_jax.reports.paper import Table
 
@@ -35,7 +35,8 @@ def write(folder: Path, out: Path, classes: Sequence[str] = ()) -> list[str]:
 
     Args:
       folder: holds the run folders, at any depth.
-      out: gets table1 to table4 as .md, .csv and .tex, the figures as .png and .pdf, report.html.
+      out: gets table1 to table4, and those of `beyond`, as .md, .csv and .tex, the figures as .png
+        and .pdf, report.html.
       classes: names of those in Figure 2; the first few where there are none.
 
     Returns:
@@ -46,7 +47,7 @@ def write(folder: Path, out: Path, classes: Sequence[str] = ()) -> list[str]:
         cannot be written.
     """
     found, warnings = results.read(folder)
-    tables, pictures = paper.make(found), figures.make(found, classes)
+    tables, pictures = paper.make(found) + beyond.make(found), figures.make(found, classes)
     files = {f"{t.name}.{end}": of(t).encode() for t in tables for end, of in TABLES.items()}
     files |= {f"{p.name}.{end}": _drawn(p, end) for p in pictures for end in ("png", "pdf")}
     parts = [f"<p class=warning>{html.escape(warning)}</p>" for warning in warnings]
@@ -89,7 +90,8 @@ def _page(title: str, parts: Sequence[str]) -> str:
 
 def _section(table: Table) -> str:
     notes = "".join(f"<p class=notes>{html.escape(note)}</p>" for note in table.notes)
-    heading = f"<h2>{html.escape(table.title)}</h2>"
+    title, _, setting = map(html.escape, table.title.partition("; "))
+    heading = f"<h2>{title}</h2>\n<p class=notes>{setting}</p>"
     return f"<section>{heading}\n<div class=wide>{formats.web(table)}</div>\n{notes}</section>"
 
 

@@ -70,7 +70,8 @@ class Result:
 
     @property
     def seed(self) -> int:
-        return self.contents["protocol"]["seed"]
+        """Of the shots and the training; 0 where nothing is learned."""
+        return 0 if self.variant == "zero_shot" else self.contents["protocol"]["seed"]
 
     @property
     def variant(self) -> str:
@@ -231,7 +232,7 @@ def methods(results: Sequence[Result]) -> dict[str, list[Result]]:
     found: dict[str, list[Result]] = {}
     for variant in VARIANTS:
         of_sets = grouped([r for r in results if r.variant == variant]).values()
-        chosen = [_at_standard(group) for group in of_sets]
+        chosen = [at_standard(group) for group in of_sets]
         keys = {k for group in chosen for r in group for k in differing(group[0], r)}
         keys = {k for k in keys if k.startswith(("method.", "transport."))}
         keys |= USUAL.keys() if variant == "full" else set()
@@ -242,8 +243,31 @@ def methods(results: Sequence[Result]) -> dict[str, list[Result]]:
     return dict(sorted(found.items(), key=lambda x: (list(VARIANTS).index(x[1][0].variant), x[0])))
 
 
-def _at_standard(results: list[Result]) -> list[Result]:
+def alike(results: Sequence[Result], shots: int, free: str) -> list[Result]:
+    """Runs of a data set with the whole method and so many shots that differ in one setting alone.
+
+    Args:
+      results: of one data set.
+      shots: images per class.
+      free: the setting; the others are the usual ones, of a sweep the paper's.
+    """
+    usual = {key: value for key, value in USUAL.items() if key != free}
+    found = [
+        r
+        for r in results
+        if r.variant == "full"
+        and r.shots == shots
+        and all(r.config.get(key, value) == value for key, value in usual.items())
+    ]
+    found = at_standard(found, free) if found else []
+    return [r for r in found if settings_but(r, free) == settings_but(found[0], free)]
+
+
+def at_standard(results: list[Result], free: str = "") -> list[Result]:
+    """Of a sweep, the runs at the paper's value or else the value most have; `free` may be any."""
     for key, (_, standard) in SWEPT.items():
+        if key == free:
+            continue
         if key == "method.fusion_weight" and results[0].config["recipe"] == "official":
             standard = 1.0
         values = [r.config.get(key) for r in results]

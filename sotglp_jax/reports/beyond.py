@@ -1,0 +1,151 @@
+"""Tables past the paper's: ways to choose λ, and whether transport makes prompts specialise."""
+
+import statistics
+from collections.abc import Sequence
+
+from sotglp_jax.reports.paper import (
+    ACCURACY,
+    BRANCHES,
+    MISSING,
+    Numbers,
+    Table,
+    branch,
+    caption_of,
+    cell_of,
+    dataset_title,
+    table_shots,
+)
+from sotglp_jax.reports.results import VARIANTS, Result, alike, grouped
+
+FUSION, EPSILON = "method.fusion", "transport.epsilon"
+SHARE = "Local branch's share of the weights"
+ENTROPY, OVERLAP = "Plan entropy", "Overlap of top-3 patches"
+USUAL_EPSILON = 0.1  # the paper's
+UNIFORM = 99.0  # %; a plan of at least this entropy is called close to uniform
+
+
+def make(results: Sequence[Result]) -> list[Table]:
+    """Those tables that there are runs for."""
+    return [table for table in (fusion(results), specialisation(results)) if table.rows]
+
+
+def fusion(results: Sequence[Result]) -> Table:
+    """Accuracy where λ of the prediction is fixed, chosen on validation images, or learned."""
+    shots, rows = table_shots(results), {}
+    for dataset, found in grouped(results).items():
+        runs = [r for r in alike(found, shots, FUSION) if r.contents.get("fusion")]
+        ways = [w for w in ("fixed", "validated", "learned") if _of(runs, FUSION, w)]
+        for way in ways if len(ways) > 1 else ():
+            rows[dataset_title(dataset), way] = _fused(_of(runs, FUSION, way))
+    return Table(
+        "fusion",
+        caption_of(f"Ways to choose λ of the prediction, accuracy in % at {shots} shots", results),
+        ("Data set", "λ"),
+        (*(f"{ACCURACY}, {said}" for said in BRANCHES.values()), SHARE),
+        rows,
+        "column",
+        (
+            "Best in bold; of equal ones, all.",
+            "fixed: as in training; validated: on min(K, 4) validation images per class; learned: "
+            "with the prompts, on the training images. None sees test images.",
+        ),
+        (SHARE,),
+    )
+
+
+def _of(runs: Sequence[Result], key: str, value) -> list[Result]:
+    return [r for r in runs if r.config.get(key) == value]
+
+
+def _fused(runs: Sequence[Result]) -> Numbers:
+    numbers = {
+        f"{ACCURACY}, {said}": cell_of(runs, lambda r, name=name: branch(r, name))
+        for name, said in BRANCHES.items()
+    }
+    return numbers | {SHARE: cell_of(runs, _local_share)}
+
+
+def _local_share(result: Result) -> float:
+    weights = result.contents["fusion"]
+    return 100 * weights["local"] / (weights["global"] + weights["local"])
+
+
+def specialisation(results: Sequence[Result]) -> Table:
+    """Whether the prompts of a class look at different patches, by ε and kind of matching."""
+    shots, rows, said = table_shots(results), {}, []
+    for dataset, found in grouped(results).items():
+        title = dataset_title(dataset)
+        found = [r for r in found if "specialisation" in r.contents]
+        own = {
+            (title, name): _numbers(runs) for name, runs in _matchings(found, shots).items() if runs
+        }
+        rows |= own
+        said += _verdict(title, own)
+    columns = dict.fromkeys(column for numbers in rows.values() for column in numbers)
+    return Table(
+        "specialisation",
+        caption_of(f"How the local prompts specialise, in % at {shots} shots", results, EPSILON),
+        ("Data set", "Matching"),
+        tuple(columns),
+        rows,
+        "column",
+        (
+            *said,
+            "Test images seen by the prompts of their own class. Plan entropy: normalised, 100 is "
+            "a uniform plan. Overlap: mean Jaccard index of two prompts' 3 most similar patches, "
+            "100 where all prompts look at the same. Prompt n: kept patches that give it their "
+            f"largest share. {MISSING}: without transport there is no plan.",
+        ),
+        tuple(columns),
+    )
+
+
+def _matchings(results: Sequence[Result], shots: int) -> dict[str, list[Result]]:
+    """Runs by what shares the patches out."""
+    runs = alike(results, shots, EPSILON)
+    found = {
+        f"transport, ε = {value:g}": _of(runs, EPSILON, value)
+        for value in sorted({r.config[EPSILON] for r in runs if EPSILON in r.config})
+    }
+    for variant in ("no_ot", "independent_topk"):
+        found[VARIANTS[variant]] = [r for r in results if r.variant == variant and r.shots == shots]
+    return found
+
+
+def _numbers(runs: Sequence[Result]) -> Numbers:
+    def value(result, *keys):
+        found = result.contents["specialisation"]
+        for key in keys:
+            found = found[key]
+        return 100 * found
+
+    numbers = {OVERLAP: cell_of(runs, lambda r: value(r, "overlap"))}
+    if runs[0].config.get("method.matching", "transport") != "transport":
+        return numbers
+    prompts = range(len(runs[0].contents["specialisation"]["share"]))
+    return {
+        ENTROPY: cell_of(runs, lambda r: value(r, "plan_entropy")),
+        **numbers,
+        **{f"Prompt {n + 1}": cell_of(runs, lambda r, n=n: value(r, "share", n)) for n in prompts},
+    }
+
+
+def _verdict(title: str, rows: dict[tuple[str, str], Numbers]) -> list[str]:
+    """What the numbers say of transport at the paper's ε against independent top-K."""
+    ours = rows.get((title, f"transport, ε = {USUAL_EPSILON:g}"))
+    other = rows.get((title, VARIANTS["independent_topk"]))
+    if not ours or not other:
+        return []
+    entropy, a, b = (list(x.values()) for x in (ours[ENTROPY], ours[OVERLAP], other[OVERLAP]))
+    near = statistics.mean(entropy) >= UNIFORM
+    difference = statistics.mean(a) - statistics.mean(b)
+    clear = abs(difference) > sum(statistics.stdev(x) for x in (a, b) if len(x) > 1)
+    more, less = clear and difference > 0, clear and difference < 0
+    compared = "more than" if more else "less than" if less else "as much as"
+    return [
+        f"{title}: at ε = {USUAL_EPSILON:g} the plan is {'' if near else 'not '}close to uniform "
+        f"(entropy {statistics.mean(entropy):.2f} % of the largest), and the prompts' top-3 "
+        f"patches overlap {compared} with independent top-K ({statistics.mean(a):.1f} % against "
+        f"{statistics.mean(b):.1f} %): transport does {'' if less else 'not '}make the prompts "
+        "look at patches that differ more."
+    ]

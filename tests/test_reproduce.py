@@ -1,0 +1,160 @@
+"""From a table of the paper to its runs, what they take, and the report."""
+
+import json
+
+import pytest
+
+from configs import ood
+from configs import reproduce as config_file
+from sotglp_jax import benchmark, reproduce, study
+from sotglp_jax.data.catalog import BENCHMARKS, ENTRIES
+from sotglp_jax.errors import InputError
+from sotglp_jax.settings import flatten
+
+
+def runs_of(arg):
+    return study.expand(config_file.get_config(arg), "runs")
+
+
+def axes(singles):
+    """(data set, variant, shots) of every run, each with its seeds."""
+    found = {}
+    for c in (single.config for single in singles):
+        found.setdefault((c.dataset, c.variant, c.shots), []).append(c.seed)
+    return found
+
+
+def test_tables_become_the_papers_runs():
+    one, two, three, four = (axes(runs_of(f"table={n}")) for n in (1, 2, 3, 4))
+    assert set(one) == {(dataset, "full", 16) for dataset in BENCHMARKS}
+    assert {variant for _, variant, _ in two} == {"full", "no_vv", "no_proj", "shared_local"}
+    assert len(two) == 4 * len(BENCHMARKS) and one.keys() < two.keys()
+    assert {v for _, v, _ in three} == {"full", "no_vv", "no_proj", "zero_shot"}
+    assert three.pop(("imagenet", "zero_shot", 0)) == [0]
+    assert {d for d, _, _ in three} == {"imagenet"}
+    assert {(d, k) for d, _, k in four} == {(d, k) for d in BENCHMARKS for k in (1, 2, 4, 8, 16)}
+    assert {tuple(x) for found in (one, two, three, four) for x in found.values()} == {(1, 2, 3)}
+    assert axes(runs_of("")).keys() == {*one, *two, *three, *four, ("imagenet", "zero_shot", 0)}
+    assert all(s.config.clip.name == "ViT-B/16" for s in runs_of(""))
+    detecting = [s.config for s in runs_of("") if s.config.ood.sets]
+    assert {tuple(c.ood.sets) for c in detecting} == {ood.SETS["imagenet"]}
+    assert {(c.dataset, c.variant, c.shots or 16) for c in detecting} == {
+        ("imagenet", variant, 16) for variant in ("full", "no_vv", "no_proj", "zero_shot")
+    }
+
+
+def test_the_demo_holds_all_that_the_report_compares():
+    singles = runs_of("suite=demo")
+    found = axes(singles)
+    variants = ("full", "no_vv", "no_proj", "shared_local")
+    assert {("digits", v, k) for v in variants for k in (1, 4, 16)} < found.keys()
+    values = [flatten(s.config) for s in singles]
+    assert {v["method.fusion"] for v in values} == {"fixed", "validated", "learned"}
+    assert {v["transport.epsilon"] for v in values} == {0.01, 0.1, 1.0}
+    assert len(singles) == len({s.folder for s in singles}) == 3 * (4 * 3 + 5) + 1
+    (seed,) = {s.config.seed for s in runs_of("suite=demo,table=2,seed=2")}
+    assert seed == 2
+
+
+def test_each_data_set_keeps_its_own_defaults():
+    of = {s.config.dataset: s.config for s in runs_of("table=1,dataset=eurosat+dtd+digits")}
+    assert of["digits"].data.crop_scale == (0.6, 1.0) and not of["digits"].data.flip
+    assert of["dtd"].data.crop_scale == (0.08, 1.0) and of["dtd"].data.flip
+    of = {
+        s.config.dataset: s.config for s in runs_of("table=1,dataset=eurosat+dtd,recipe=official")
+    }
+    assert (of["eurosat"].train.batch_size, of["dtd"].train.batch_size) == (10, 128)
+
+
+@pytest.mark.parametrize(
+    ("arg", "said"),
+    [
+        ("table=5", "table=5 is none of the paper's"),
+        ("table=one", "table must be a whole number"),
+        ("suite=all", 'suite "all" is unknown: take paper or demo'),
+        ("shots=4", "the keys are table, suite, dataset, clip, recipe, seed"),
+        ("table=3,dataset=eurosat", "Table 3 is of digits or imagenet"),
+    ],
+)
+def test_what_is_not_in_the_paper_is_refused(arg, said):
+    with pytest.raises(InputError, match=said):
+        config_file.get_config(arg)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """A device of 1e12 operations a second, compiling in a second: no time is measured."""
+
+    def measure(what, case):
+        return reproduce.FLOPS[what](case) / 1e12, 1.0
+
+    monkeypatch.setattr(reproduce, "_time", measure)
+
+
+def test_a_plan_counts_runs_images_and_hours(timed, capsys):
+    config = config_file.get_config("table=1,dataset=eurosat+dtd")
+    with pytest.raises(InputError, match="nothing was started: --yes runs that and writes runs/x"):
+        reproduce.reproduce(config, "runs/x", "train", False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "6 runs, 0 of them finished"
+    # 50 epochs of 5 batches of 32 for the 10 classes of EuroSAT, of 23 for the 47 of DTD; 3 seeds.
+    steps = 3 * 50 * (5 + 23)
+    tests = 3 * (ENTRIES["eurosat"].images[-1] + ENTRIES["dtd"].images[-1])
+    said = f"to do: {steps * 32:,} training images in {steps:,} steps, {tests:,} images in "
+    assert lines[1] == f"{said}evaluation"
+    flops = 0
+    for single in study.expand(config, "runs"):
+        effort = reproduce.effort(single.config)
+        flops += effort.steps * benchmark.training_flops(effort.case)
+        flops += effort.batches * benchmark.evaluation_flops(effort.case)
+    hours = (flops / 1e12 + 2 * 2) / 3600  # two programs for each of two sizes
+    assert lines[2].startswith(f"about {hours:.1f} hours on ")
+    assert sum("10 classes" in line for line in lines) == 2  # a step and a batch
+    assert "not counted" in lines[-1]
+
+
+def test_detection_looks_at_the_test_images_twice():
+    effort = reproduce.effort(runs_of("table=3,dataset=digits,clip=tiny")[0].config)
+    assert effort.tested == 2 * 897 + 4 * 400 and effort.batches == 2 * 29 + 4 * 13
+    effort = reproduce.effort(runs_of("suite=demo,table=3")[-1].config)  # zero-shot
+    assert effort.steps == effort.trained == 0 and effort.tested == 2 * 897 + 4 * 400
+
+
+def test_a_finished_run_counts_where_its_sets_were_asked_for(tmp_path):
+    single = study.expand(config_file.get_config("suite=demo,table=1"), str(tmp_path))[0]
+    asking = study.expand(config_file.get_config("suite=demo,table=3"), str(tmp_path))[0]
+    assert asking.folder == single.folder and not single.finished
+    results = {"config": flatten(single.config)}
+    single.folder.mkdir()
+    path = single.folder / "results.json"
+    path.write_text(json.dumps(results))
+    assert single.finished and not asking.finished
+    results["ood"] = {"images": {"test": 897} | dict.fromkeys(ood.SETS["digits"], 400)}
+    results["ood"]["temperature"] = 1.0
+    path.write_text(json.dumps(results))
+    assert single.finished and asking.finished
+    asking.config.ood.temperature = 2.0
+    assert not asking.finished
+    path.write_text('{"config": ')
+    assert not single.finished
+
+
+def test_a_suite_runs_to_its_report(main, clip_folder, tmp_path, capsys):
+    arg = f"suite=demo,table=1,seed=1,clip={clip_folder}"
+    once = ("--config.train.epochs=1", "--config.train.warmup_epochs=0")
+    once += ("--config.precision=float32",)
+    config = f"--config=configs/reproduce.py:{arg}"
+    code, out, err = main(config, f"--workdir={tmp_path}", *once, "--yes")
+    assert code == 0, err
+    assert "1 runs, 0 of them finished" in out and f"report: {tmp_path}/report/report.html" in out
+    (results,) = tmp_path.glob("*/results.json")
+    fused = json.loads(results.read_text())["accuracy"]["fused"]
+    assert f"{100 * fused:.1f}" in (tmp_path / "report" / "table1.md").read_text()
+    config = config_file.get_config(arg)
+    config.precision = "float32"
+    config.train.update(epochs=1, warmup_epochs=0)
+    with pytest.raises(InputError, match="nothing was started"):
+        reproduce.reproduce(config, str(tmp_path), "train", False)
+    assert capsys.readouterr().out.startswith(
+        "1 runs, 1 of them finished\nto do: 0 training images"
+    )
