@@ -100,7 +100,7 @@ class Case:
     precision: str
     mesh: str
     chunk: int
-    cached: bool
+    cached: bool = False
 
     @property
     def arch(self) -> clip.Architecture:
