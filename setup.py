@@ -22,6 +22,7 @@ REQUIRED = [
     "tensorflow-datasets>=4.9.10",  # sets as array_record shards, read without TensorFlow
     "importlib_resources>=7.1.0",  # tensorflow-datasets imports it and no longer says so
     "jaxtyping>=0.3.11",  # shapes in signatures
+    "flatbuffers>=25.12.19",  # jax.export's files; jax does not ask for it itself
     "numpy>=2.4.6",
     "pillow>=13.0.0",  # CLIP's bicubic
     "safetensors>=0.8.0",

@@ -1,6 +1,6 @@
 """A trained classifier as one file: python -m sotglp_jax.export RUN_FOLDER --out FILE
 
-Beside FILE comes FILE.json: class names, pre-processing, threshold. jax and numpy run it.
+Beside FILE comes FILE.json: class names, pre-processing, threshold. numpy and jax run it.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """A classifier in one file, by `jax.export`, and what a reader of it has to know beside it.
 
 FILE is a StableHLO program with the vision tower and the class features as constants, for any
-number of images, on CPU, CUDA and TPU; jax and numpy alone run it. FILE.json says what goes in and
-comes out.
+number of images, on CPU, CUDA and TPU. FILE.json says what goes in and comes out. numpy and jax run
+it, which reads such files by flatbuffers.
 """
 
 import hashlib

@@ -27,6 +27,7 @@ from sotglp_jax.errors import InputError
 
 README = (ROOT / "README.md").read_text()
 TEST = range(900, 1797)
+IMAGES = ["a.png", "b.webp", "deep/c.png", "deep/d.png", "deep/e.png"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +52,7 @@ def configure(settings):
 
 def trained(clip_folder, folder, **changes):
     config = common.get_config(f"clip={clip_folder},shots=1")
-    settings = {"train.epochs": 1, "train.warmup_epochs": 0, "train.batch_size": 32}
+    settings = {"train.epochs": 1, "train.warmup_epochs": 0, "transport.iterations": 2}
     config.update_from_flattened_dict(settings | {"precision": "float32"} | changes)
     study.run_one(config, str(folder), "train")
     return folder
@@ -83,9 +84,9 @@ def exported(run, tmp_path_factory):
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of three digits in two forms, one below the other."""
+    """A folder of digits in two forms, some in a folder of their own."""
     (tmp_path / "images" / "deep").mkdir(parents=True)
-    for i, name in enumerate(["a.png", "b.webp", "deep/c.png"]):
+    for i, name in enumerate(IMAGES):
         digits.read(900 + i).save(tmp_path / "images" / name, lossless=True)
     return tmp_path / "images"
 
@@ -128,7 +129,7 @@ def test_every_form_of_a_picture_is_the_same_picture(classifier, images):
 def test_neither_length_nor_thread_matters(classifier):
     several = [digits.read(i) for i in TEST[:40]]
     whole = classifier(several)
-    lengths = (1, 7, 40)
+    lengths = (1, 8, 40)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         for n, found in zip(
             lengths, pool.map(lambda n: classifier(several[:n]), lengths), strict=True
@@ -147,17 +148,19 @@ def test_maps_are_of_the_predicted_class(classifier):
 def test_an_export_gives_what_the_run_gives(classifier, exported):
     other = Classifier.load(exported)
     assert (other.class_names, other.threshold) == (classifier.class_names, classifier.threshold)
-    for n in (1, 7):
+    for n in (1, 8):
         several = [digits.read(i) for i in TEST[:n]]
         ours, theirs = (x(several, maps=True) for x in (other, classifier))
         check_same(ours, theirs)
         np.testing.assert_allclose(ours.maps.prompts, theirs.maps.prompts, atol=1e-5)
 
 
-def test_the_readmes_lines_run_an_export_with_jax_and_numpy_alone(classifier, exported, images):
+def test_the_readmes_lines_run_an_export_with_jax_and_numpy_alone(
+    classifier, exported, environment
+):
     (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(program.splitlines()) <= 12
-    several = [digits.read(i) for i in TEST[:7]]
+    several = [digits.read(i) for i in TEST[:8]]
     pixels = np.stack([pictures.read(image, 32) for image in several])
     np.save(exported.parent / "pixels.npy", pixels)
     program += "import sys\nprint({x.split('.')[0] for x in sys.modules} & set(sys.argv[1:]))\n"
@@ -165,6 +168,7 @@ def test_the_readmes_lines_run_an_export_with_jax_and_numpy_alone(classifier, ex
     out = subprocess.run(
         [sys.executable, "-c", program, *foreign],
         cwd=exported.parent,
+        env=environment,
         capture_output=True,
         text=True,
     )
@@ -344,31 +348,33 @@ def test_predict_prints_a_table_and_reports_what_cannot_be_read(
     content = (images / "a.png").read_bytes()
     (images / "broken.png").write_bytes(content[: len(content) // 2])
     code, out, err = command(exported, "images")
-    sound = [f"images/{x}" for x in ("a.png", "b.webp", "deep/c.png")]
+    sound = [f"images/{x}" for x in IMAGES]
     expected = Classifier.load(exported)(sound)
     lines = out.splitlines()
-    assert code == 1 and len(lines) == 3
-    assert "broken.png cannot be read: " in err and "1 of 4 images cannot be read" in err
+    assert code == 1 and len(lines) == 5
+    assert "broken.png cannot be read: " in err and "1 of 6 images cannot be read" in err
     for line, name, out_of in zip(lines, expected.names, expected.is_ood, strict=True):
         assert line.split()[1] == name and line.endswith("out of distribution") == out_of
     assert [line.split()[0] for line in lines] == sound
-    assert [line.count("%") for line in lines] == [5] * 3
+    assert [line.count("%") for line in lines] == [5] * 5
 
 
 def test_predict_writes_json_lines_csv_and_maps(command, exported, images, tmp_path):
     maps = tmp_path / "new" / "maps"
     code, out, _ = command(exported, images, "--json", "--topk=99", "--maps", maps)
     records = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and len(records) == 3
+    assert code == 0 and len(records) == 5
     for record in records:
         assert record["top"][0] == [record["class"], record["probability"]]
         assert len(record["top"]) == 10 and record["out_of_distribution"] in (True, False)
         assert sum(p for _, p in record["top"]) == pytest.approx(1, abs=1e-5)
         with Image.open(record["maps"]) as picture:
             assert picture.width > 4 * picture.height  # an image, four prompts, combined
-    code, out, _ = command(exported, images / "a.png", images / "deep", "--csv", "--topk=2")
+    code, out, _ = command(
+        exported, *(images / x for x in ("a.png", "b.webp", "deep")), "--csv", "--topk=2"
+    )
     rows = list(csv.DictReader(out.splitlines()))
-    assert code == 0 and [row["class"] for row in rows] == [records[i]["class"] for i in (0, 2)]
+    assert code == 0 and [row["class"] for row in rows] == [x["class"] for x in records]
     assert float(rows[0]["ood_score"]) == pytest.approx(records[0]["ood_score"], abs=1e-5)
     assert rows[0]["class_2"] == records[0]["top"][1][0]
 

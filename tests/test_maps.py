@@ -50,6 +50,8 @@ def test_a_row_shows_the_image_every_prompt_and_all_combined(scores):
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert len(panels) == B * (N + 2) and panels[N + 2].get_title() == "b"
     assert [len(axes.patches) for axes in panels[: N + 2]] == [0, 3, 3, K]
+    every = maps.of(scores, LABELS).replace(kept=np.tile(np.arange(SIDE**2), (B, 1)))
+    assert not gallery.draw(images, every, ["a", "b", "c"]).axes[N + 1].patches
     corner = panels[1].patches[0].get_xy()
     top = int(maps.of(scores, LABELS).tops[0, 0, 0])
     assert (int(corner[1]), int(corner[0])) == divmod(top, SIDE)

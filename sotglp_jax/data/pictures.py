@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import os
@@ -66,30 +67,34 @@ def read(picture: Picture, size: int) -> UInt8[np.ndarray, "R R 3"]:
       InputError: it cannot be read, is too large for Pillow, or is no picture.
     """
     if isinstance(picture, str | os.PathLike):
-        image = _explained(functools.partial(_from_file, Path(picture), size), str(picture))
-    elif isinstance(picture, Image.Image):
-        image = _explained(functools.partial(_from_image, picture), "the image")
-    else:
-        image = to_rgb(_from_array(np.asarray(picture)))
-    return transforms.resize_and_crop(_middle(image), size)
+        path = Path(picture).expanduser()
+        return _explained(functools.partial(_from_file, path, size), str(picture))
+    if isinstance(picture, Image.Image):
+        return _explained(functools.partial(_from_image, picture, size), "the image")
+    return _square(_from_array(np.asarray(picture)), size)
 
 
-def _from_file(path: Path, size: int) -> Image.Image:
+def _from_file(path: Path, size: int) -> np.ndarray:
     with Image.open(path) as image:
-        if image.width * image.height <= LARGE:
-            return to_rgb(image)
-        with _one_at_a_time:
-            image.draft("RGB", (KEPT * size, KEPT * size))
-            return to_rgb(image)
+        large = image.width * image.height > LARGE
+        with _one_at_a_time if large else contextlib.nullcontext():
+            if large:
+                image.draft("RGB", (KEPT * size, KEPT * size))
+            image.load()
+            return _square(image, size)
 
 
-def _from_image(image: Image.Image) -> Image.Image:
-    with _one_at_a_time:  # Pillow reads it at its first use, which two threads may make
+def _from_image(image: Image.Image, size: int) -> np.ndarray:
+    with _one_at_a_time:  # Pillow decodes it at its first use, which two threads may make
         image.load()
-    return to_rgb(image)
+    return _square(image, size)
 
 
-def _explained(decode: Callable[[], Image.Image], name: str) -> Image.Image:
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    return transforms.resize_and_crop(_middle(to_rgb(image)), size)
+
+
+def _explained(decode: Callable[[], np.ndarray], name: str) -> np.ndarray:
     try:
         return decode()
     except FileNotFoundError:

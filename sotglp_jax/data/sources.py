@@ -132,6 +132,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
       OSError: pixels without a known range (floats, 32-bit integers above 16 bits).
     """
+    if image.mode == "RGB":
+        return image
     if image.mode.startswith("I"):  # convert() would clip everything above 255 to white
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > 65535:

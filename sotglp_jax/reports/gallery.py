@@ -46,7 +46,8 @@ def _row(axes: Sequence[Axes], image: np.ndarray, maps: Maps, title: str) -> Non
     axes[0].set_title(textwrap.fill(title, LETTERS), fontsize=9, fontweight="bold")
     prompts = zip(maps.prompts, maps.tops, maps.shares, strict=True)
     panels = [(f"prompt {n}: {share:.0%}", *one) for n, (*one, share) in enumerate(prompts, 1)]
-    panels.append(("combined", maps.combined, maps.kept))
+    all_kept = len(maps.kept) == maps.combined.size  # marks would hide the map
+    panels.append(("combined", maps.combined, () if all_kept else maps.kept))
     for one, (name, values, patches) in zip(axes[1:], panels, strict=True):
         drawn = one.imshow(values, extent=(0, sides[1], sides[0], 0), **limits)
         one.set_title(name, fontsize=8)
