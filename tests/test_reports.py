@@ -163,6 +163,7 @@ def test_zero_shot_detects_beside_what_is_trained(tmp_path):
     found, warnings = results.read(tmp_path)
     rows, accuracy = paper.detection(found).rows, paper.ACCURACY
     assert not warnings and len(rows) == 5 + 3
+    assert paper.detection(found).notes[-1] == paper.ZERO_SHOT_NOTE
     row = rows["digits", "zero-shot CLIP", "GL-MCM"]
     assert row["Average FPR95 ↓"] == {0: 40.0} and row[accuracy] == {0: 50.0}
     (picture, _) = figures.make(found)
