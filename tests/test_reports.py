@@ -202,7 +202,7 @@ def test_ways_to_choose_the_weight_stand_in_one_table(tmp_path):
     ("overlap", "entropy", "said"),
     [
         (0.1, 0.999, "is close to uniform .* overlap less than .* transport does make"),
-        (0.5, 0.999, "is close to uniform .* overlap as much as .* transport does not make"),
+        (0.5, 0.999, "is close to uniform .* overlap about as much as .* transport does not make"),
         (0.9, 0.6, "is not close to uniform .* overlap more than .* transport does not make"),
     ],
 )
