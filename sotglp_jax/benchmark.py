@@ -338,22 +338,13 @@ def matrix_product() -> Callable[[str], float]:
     return rate
 
 
-def measure(
-    work: Work, precision: str, limit: float = SECONDS, least: int = LEAST
-) -> tuple[list[float], float]:
-    """Seconds of each time after a first one, and the rate of matrix products between them.
-
-    Args:
-      work: to be timed.
-      precision: of the matrix products.
-      limit: seconds after which no further time begins.
-      least: number of times in any case.
-    """
+def measure(work: Work, precision: str) -> tuple[list[float], float]:
+    """Seconds of each time after a first one, and the rate of matrix products between them."""
     rate = matrix_product()
     rate(precision)
     jax.block_until_ready(work.run())
     seconds, rates = [], []
-    while len(seconds) < least or (sum(seconds) < limit and len(seconds) < MOST):
+    while len(seconds) < LEAST or (sum(seconds) < SECONDS and len(seconds) < MOST):
         rates.append(rate(precision))
         began = time.perf_counter()
         jax.block_until_ready(work.run())

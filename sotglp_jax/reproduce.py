@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import statistics
+import time
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -149,7 +149,7 @@ def estimate(efforts: Sequence[Effort]) -> list[str]:
 
 
 def measure(what: str, cases: Sequence[Case]) -> dict[Case, tuple[float, float]]:
-    """Median seconds, and those to compile, at the smallest size and, where quick, the largest.
+    """Mean seconds, and those to compile, at the smallest size and, where quick, the largest.
 
     Args:
       what: a key of `FLOPS`.
@@ -163,8 +163,12 @@ def measure(what: str, cases: Sequence[Case]) -> dict[Case, tuple[float, float]]
 
 def _time(what: str, case: Case) -> tuple[float, float]:
     work = benchmark.MEASURED[what](case)
-    times, _ = benchmark.measure(work, case.precision, limit=LIMIT, least=1)
-    return statistics.median(times), work.compile_s
+    jax.block_until_ready(work.run())  # the first time is not like the others
+    began, times, spent = time.perf_counter(), 0, 0.0
+    while spent < LIMIT:
+        jax.block_until_ready(work.run())
+        times, spent = times + 1, time.perf_counter() - began
+    return spent / times, work.compile_s
 
 
 def seconds(what: str, case: Case, times: Mapping[Case, tuple[float, float]]) -> float:

@@ -252,6 +252,8 @@ def _training(results: Sequence[Result]) -> Iterator[Picture]:
         panels[1].set(title=title, xlabel="step", ylabel="training accuracy in %")
         _legend(figure)
         caption = f"Training on {title}: mean over the seeds, and their range."
+        if any(r.config.get("method.fusion") == "learned" for r in results):
+            caption += " Where λ is learned, the loss has one more term."
         yield Picture(f"training-{_slug(dataset)}", caption, figure)
 
 
