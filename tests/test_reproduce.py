@@ -139,6 +139,7 @@ def test_a_finished_run_counts_where_its_sets_were_asked_for(tmp_path):
     assert not single.finished
 
 
+@pytest.mark.slow
 def test_a_suite_runs_to_its_report(main, clip_folder, tmp_path, capsys):
     arg = f"suite=demo,table=1,seed=1,clip={clip_folder}"
     once = ("--config.train.epochs=1", "--config.train.warmup_epochs=0")
