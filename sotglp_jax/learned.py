@@ -82,7 +82,7 @@ def tokenizer(found: Finished) -> Tokenizer:
 def similarities(found: Finished) -> Float[Array, "C Nl Nl"]:
     """Cosines of the text features of each class's local prompts."""
     run = found.run
-    classes = pack(run.classes, chunk=run.config.text.chunk)
+    classes = pack(run.classes, chunk=run.classes_per_pass(found.trained))
     text = jax.jit(run.method.encode_classes)(found.trained, run.frozen, classes)
     features = np.asarray(unit(text.local))
     return features @ features.swapaxes(-1, -2)

@@ -13,7 +13,7 @@ def metrics(workdir):
 
 
 def wait_for_step(workdir, step):
-    for _ in range(1200):
+    for _ in range(3600):  # three minutes: the machine may be busy
         path = workdir / "metrics.jsonl"
         if path.exists() and any(m["step"] >= step for m in metrics(workdir)):
             return

@@ -40,6 +40,7 @@ def on_one_device(main, clip_folder, images, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_with_workers_ctrl_c_saves_and_a_kill_leaves_no_process(
     command, main, clip_folder, images, on_one_device, tmp_path
 ):
@@ -63,6 +64,7 @@ def test_with_workers_ctrl_c_saves_and_a_kill_leaves_no_process(
     assert metrics(tmp_path / "broken")[-1]["loss"] == metrics(on_one_device)[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_four_devices_and_two_workers_give_what_one_device_gives(
     main, clip_folder, images, on_one_device, tmp_path
 ):

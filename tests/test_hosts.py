@@ -103,6 +103,7 @@ def check_equal(several, one):
     assert accuracy(several) == accuracy(one)
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_resumed_equal_one(main, two, arguments, reference, tmp_path):
     several = tmp_path / "run"
     pair = two(*arguments, f"--workdir={several}")
