@@ -78,9 +78,8 @@ def as_run_here(line: str, folder: Path, clip_folder: Path, runs: Path) -> list[
     return [sys.executable if word == "python" else word for word in words]
 
 
-@pytest.mark.parametrize(
-    "page", [PAGES[0], *(pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
 def test_commands(page, folder, clip_folder, environment, tmp_path):
     for line in commands(page):
         refused = [result for x, result in REFUSED.items() if re.search(x, line)]
