@@ -50,9 +50,14 @@ def own_part(x: Float[Array, "N ..."], names: Names) -> Float[Array, "n ..."]:
     """This device's share of rows that all have, filled up with zeros to equal shares."""
     if not names:
         return x
-    share = -(-len(x) // jax.lax.axis_size(names))
-    x = jnp.pad(x, [(0, share * jax.lax.axis_size(names) - len(x))] + [(0, 0)] * (x.ndim - 1))
+    share = -(-len(x) // size(names))
+    x = jnp.pad(x, [(0, share * size(names) - len(x))] + [(0, 0)] * (x.ndim - 1))
     return jax.lax.dynamic_slice_in_dim(x, index(names) * share, share)
+
+
+def size(names: Names) -> int:
+    """The number of devices along some axes."""
+    return jax.lax.axis_size(names) if names else 1
 
 
 def index(names: Names) -> Int[Array, ""]:

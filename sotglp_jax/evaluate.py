@@ -22,6 +22,21 @@ from sotglp_jax.run import Run, seen_classes
 from sotglp_jax.state import restore
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What the scores of any image are made with, on every device; encoded once a run.
+
+    Attributes:
+      frozen: CLIP's weights.
+      trained: the trainable tree.
+      texts: class features of each of `_methods`.
+    """
+
+    frozen: dict
+    trained: dict
+    texts: tuple
+
+
 def evaluate(run: Run) -> None:
     """Evaluates the last checkpoint of a run, or plain CLIP where nothing is learned.
 
@@ -43,10 +58,11 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
     """Measures all accuracies on the test images, writes results.json and prints the table."""
     began = time.monotonic()
     mesh = sharding.flat(mesh)
-    weights = _fusion(run, mesh, state) if run.method else None
+    encoded = _encode(run, mesh, state)
+    weights = _fusion(run, mesh, encoded) if run.method else None
     if weights and not run.method.learn_fusion:
         run = _with_fusion(run, *weights)
-    judged = measure(run, mesh, state)
+    judged = measure(run, mesh, encoded)
     confusion = judged.pop("confusion", None)
     results = {
         **judged,
@@ -63,23 +79,23 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
     }
     if run.method:
         workdir.write_arrays(run.workdir / classification.CONFUSION, counts=confusion)
-        workdir.write_arrays(run.workdir / maps.FILE, **_maps(run, mesh, state))
-        results["ood_threshold"] = _threshold(run, mesh, state)
+        workdir.write_arrays(run.workdir / maps.FILE, **_maps(run, mesh, encoded))
+        results["ood_threshold"] = _threshold(run, mesh, encoded)
     if run.ood:
-        results["ood"] = _detect(run, mesh, state)
+        results["ood"] = _detect(run, mesh, encoded)
     workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
     print(tables.of_run(results))
     print(f"run folder: {run.workdir}")
 
 
-def _fusion(run: Run, mesh: Mesh, state: dict) -> tuple[float, float]:
+def _fusion(run: Run, mesh: Mesh, encoded: Encoded) -> tuple[float, float]:
     """Weights of the global and the local branch in the prediction."""
     method = run.method
     if method.learn_fusion:
-        return method.global_weight, float(np.exp(state["trainable"]["log_fusion"]))
+        return method.global_weight, float(np.exp(encoded.trained["log_fusion"]))
     if run.config.method.fusion == "fixed":
         return method.global_weight, method.fusion_weight
-    score = _scorer(run, mesh, state, fusion.measure)
+    score = _scorer(run, mesh, encoded, fusion.measure)
     return fusion.choose(score(run.dataset.val, "validating"), method.fusion_weight)
 
 
@@ -94,27 +110,39 @@ def _with_fusion(run: Run, of_global: float, of_local: float) -> Run:
     return dataclasses.replace(weigh(run), targets=targets)
 
 
-def _scorer(run: Run, mesh: Mesh, state: dict, measure: Callable) -> Callable:
-    """A function of (source, title) that yields what `measure` gives for every batch."""
+def _methods(run: Run) -> tuple:
+    """Zero-shot CLIP, and behind it what was trained."""
+    return (run.zero_shot, run.method) if run.method else (run.zero_shot,)
+
+
+def _encode(run: Run, mesh: Mesh, state: dict) -> Encoded:
     tree = run.frozen, state.get("trainable", {})
     frozen, trained = jax.device_put(tree, sharding.replicated(mesh))
-    method = run.method or run.zero_shot
-    tokens = _classes(run, state) if run.method else run.sentences
-    text = jax.jit(method.encode_classes)(trained, frozen, tokens)
+    tokens = run.sentences, *([_classes(run, state)] if run.method else [])
+    texts = tuple(
+        jax.jit(method.encode_classes)(trained, frozen, text)
+        for method, text in zip(_methods(run), tokens, strict=True)
+    )
+    return Encoded(frozen, trained, texts)
+
+
+def _scorer(run: Run, mesh: Mesh, encoded: Encoded, measure: Callable) -> Callable:
+    """A function of (source, title) that yields what `measure` gives for every batch."""
+    method, text = _methods(run)[-1], encoded.texts[-1]
     whole = sharding.replicated(mesh)  # on every process
     step = jax.jit(functools.partial(measure, method=method), out_shardings=whole)
 
     def score(source: Source, title: str, pixels: bool = False) -> Iterator[dict]:
         for batch in _batches(run, source, mesh, title, pixels):
-            yield jax.device_get(step(frozen, trained, text, batch))
+            yield jax.device_get(step(encoded.frozen, encoded.trained, text, batch))
 
     return score
 
 
-def _maps(run: Run, mesh: Mesh, state: dict) -> dict[str, np.ndarray]:
+def _maps(run: Run, mesh: Mesh, encoded: Encoded) -> dict[str, np.ndarray]:
     """Of some test images, where the local prompts of their classes look."""
     source = maps.first_of_classes(run.dataset.test)
-    parts = _scorer(run, mesh, state, maps.measure)(source, "maps", pixels=True)
+    parts = _scorer(run, mesh, encoded, maps.measure)(source, "maps", pixels=True)
     return maps.arrays(maps.collect(parts, run.dataset.class_names))
 
 
@@ -125,16 +153,16 @@ def _on_target(run: Run, target: Run, mesh: Mesh, state: dict) -> dict:
         trained = run.method.select_classes(state["trainable"], labels)
         state = state | {"trainable": trained}
     return {
-        "accuracy": measure(target, mesh, state)["accuracy"],
+        "accuracy": measure(target, mesh, _encode(target, mesh, state))["accuracy"],
         "images": {"test": len(target.dataset.test)},
         "protocol": protocol(target),
     }
 
 
-def _detect(run: Run, mesh: Mesh, state: dict) -> dict:
+def _detect(run: Run, mesh: Mesh, encoded: Encoded) -> dict:
     """Results of out-of-distribution detection; all scores go into ood_scores.npz."""
     temperature, classes = run.config.ood.temperature, len(run.dataset.class_names)
-    score = _scorer(run, mesh, state, functools.partial(ood.measure, temperature=temperature))
+    score = _scorer(run, mesh, encoded, functools.partial(ood.measure, temperature=temperature))
     sources = {"test": run.dataset.test} | run.ood
     scores = {name: ood.collect(score(source, name), classes) for name, source in sources.items()}
     if hosts.first():
@@ -145,7 +173,7 @@ def _detect(run: Run, mesh: Mesh, state: dict) -> dict:
     return {"temperature": temperature, "images": images, "scores": dict(judged)}
 
 
-def _threshold(run: Run, mesh: Mesh, state: dict) -> dict:
+def _threshold(run: Run, mesh: Mesh, encoded: Encoded) -> dict:
     """The OOD score that 95 % of the validation shots reach; of test images where there are none.
 
     Of a few shots 5 % are one image or none, so their threshold is a rough one; the number of
@@ -154,7 +182,7 @@ def _threshold(run: Run, mesh: Mesh, state: dict) -> dict:
     part = "val" if len(run.dataset.val) else "test"
     source = run.dataset.parts[part]
     source = source.take(range(0, len(source), -(-len(source) // ood.MOST)))
-    value = ood.limit(_scorer(run, mesh, state, ood.rate)(source, "threshold"))
+    value = ood.limit(_scorer(run, mesh, encoded, ood.rate)(source, "threshold"))
     return {"score": "gl_mcm", "value": value, "part": part, "images": len(source)}
 
 
@@ -184,25 +212,14 @@ def _classes(run: Run, state: dict) -> PackedClasses:
     return pack(run.classes, chunk=run.classes_per_pass(state["trainable"]))
 
 
-def measure(run: Run, mesh: Mesh, state: dict) -> dict[str, dict | np.ndarray]:
+def measure(run: Run, mesh: Mesh, encoded: Encoded) -> dict[str, dict | np.ndarray]:
     """What `classification.judge` sums up over the test images; see `classification.means`.
 
     Classifiers are zero_shot, and fused, global and local where trained.
     """
-    frozen, trained = jax.device_put(
-        (run.frozen, state.get("trainable", {})), sharding.replicated(mesh)
-    )
-    methods, tokens = (run.zero_shot,), (run.sentences,)
-    if run.method:
-        methods, tokens = (*methods, run.method), (*tokens, _classes(run, state))
-    texts = tuple(
-        jax.jit(method.encode_classes)(trained, frozen, text)
-        for method, text in zip(methods, tokens, strict=True)
-    )
+    options = {"towers": run.zero_shot.towers, "methods": _methods(run)}
     sums = (
-        classification.judge(
-            frozen, trained, texts, batch, towers=run.zero_shot.towers, methods=methods
-        )
+        classification.judge(encoded.frozen, encoded.trained, encoded.texts, batch, **options)
         for batch in _batches(run, run.dataset.test, mesh, "testing")
     )
     return classification.means(sums, len(run.dataset.test))

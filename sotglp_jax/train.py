@@ -86,7 +86,7 @@ def _add_up(method: SotGlp, trainable: dict, grads: dict, sums: dict) -> tuple[d
     mine = {k: (grads[k], trainable[k]) for k in method.per_class}
     shared = {k: x for k, x in grads.items() if k not in mine}
     # Devices with other classes of the same images have the same sums.
-    copies = jax.lax.axis_size(method.axes.classes) if method.axes.classes else 1
+    copies = collectives.size(method.axes.classes)
     partial = shared, jax.tree.map(lambda x: x / copies, sums), jax.tree.map(_square, mine)
     flat, unravel = ravel_pytree(partial)
     shared, sums, squares = unravel(collectives.add(flat, method.axes.all))

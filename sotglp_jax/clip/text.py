@@ -60,7 +60,7 @@ class Layout:
     def trunk(self) -> int:
         """Rows of the trunk."""
         _, prompts, length, _ = self.parts[0]
-        return prompts * length if len(self.parts) > 1 else 0
+        return prompts * length if any(start for *_, start in self.parts) else 0
 
     @functools.cached_property
     def rows(self) -> np.ndarray:

@@ -249,8 +249,8 @@ class SotGlp:
 
     def _drawn(self, key: PRNGKeyArray, images: int) -> Float[Array, "B Ng"]:
         """Weights of the global prompts for this device's images, of what is drawn for all."""
-        devices = jax.lax.axis_size(self.axes.images) if self.axes.images else 1
-        keep = keep_prompts(images * devices, self.n_global, self.global_dropout, key)
+        images *= collectives.size(self.axes.images)
+        keep = keep_prompts(images, self.n_global, self.global_dropout, key)
         return collectives.own_part(keep, self.axes.images)
 
     def _adapt(self, trainable: dict, patches: Float[Array, "B P W"]) -> Float[Array, "B P W"]:
