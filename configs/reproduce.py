@@ -9,6 +9,8 @@ of shots; without `table` it is all four. The suite `demo` has the digits and th
 and without `table` also three ways to choose λ, three values of ε, and independent top-K.
 """
 
+import re
+
 from ml_collections import ConfigDict
 
 from configs import common, ood
@@ -69,10 +71,15 @@ def get_config(arg: str = "") -> ConfigDict:
     if not runs:
         raise InputError(f"Table 3 is of {' or '.join(ood.SETS)}: add one of them to dataset=.")
     settings = [("", values) for values in runs.values()]
-    settings += MORE.items() if suite == "demo" and not table else ()
+    if suite == "demo" and not table:
+        more = dict(MORE)
+        if config.data.sampler == "stratified":  # gives no validation images
+            del more["fusion=validated"]
+        settings += more.items()
     seed = f"seed={given['seed']}" if "seed" in given else ""
     config = common.study(config, seed, "report", (SHOTS,), settings)
-    config.study.folder = f"reproduce-{suite}"
+    changed = [given[k] for k in ("clip", "recipe") if given.get(k, "paper") not in (clip, "paper")]
+    config.study.folder = re.sub(r"[^\w.@-]+", "-", "-".join(["reproduce", suite, *changed]))
     return config
 
 

@@ -165,9 +165,8 @@ def _detect(run: Run, mesh: Mesh, encoded: Encoded) -> dict:
     score = _scorer(run, mesh, encoded, functools.partial(ood.measure, temperature=temperature))
     sources = {"test": run.dataset.test} | run.ood
     scores = {name: ood.collect(score(source, name), classes) for name, source in sources.items()}
-    if hosts.first():
-        arrays = {f"{s}/{k}": x for s, named in scores.items() for k, x in named.items()}
-        np.savez(run.workdir / "ood_scores.npz", **arrays)
+    arrays = {f"{s}/{k}": x for s, named in scores.items() for k, x in named.items()}
+    workdir.write_arrays(run.workdir / "ood_scores.npz", **arrays)
     judged = ood.judge(scores["test"], {name: scores[name] for name in run.ood})
     images = {name: len(source) for name, source in sources.items()}
     return {"temperature": temperature, "images": images, "scores": dict(judged)}

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-RECALL = 0.95
+PERCENT = 95  # of the in-distribution images pass
 
 
 def deviation(sim: Float[Array, "... C"], temperature: float) -> Float[Array, "..."]:
@@ -31,8 +31,9 @@ def threshold(inside: np.ndarray) -> float:
     An image passes if its score is not below. Of two equally near shares the larger is taken.
     """
     scores = np.unique(inside)
-    recall = 1 - np.searchsorted(np.sort(inside), scores) / len(inside)
-    return float(scores[np.argmin(np.abs(recall - RECALL))])
+    passing = len(inside) - np.searchsorted(np.sort(inside), scores)
+    # In whole numbers: rounded shares would decide between equally near ones.
+    return float(scores[np.argmin(np.abs(100 * passing - PERCENT * len(inside)))])
 
 
 def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from sotglp_jax.benchmark import Case
 from sotglp_jax.data import datasets, loader
 from sotglp_jax.data.catalog import ENTRIES
 from sotglp_jax.errors import InputError
+from sotglp_jax.run import with_shots
 
 LIMIT = 2.0  # seconds of a measurement; what promises to take longer once is not measured
 FLOPS = {"train": benchmark.training_flops, "eval": benchmark.evaluation_flops}
@@ -55,7 +56,8 @@ def reproduce(config: ConfigDict, folder: str, mode: str, yes: bool) -> None:
         raise InputError("--mode=eval is for single runs: leave it out to run what is missing.")
     singles = study.expand(config, folder)
     left = [single for single in singles if not single.finished]
-    print("\n".join(plan(singles, left)), flush=True)
+    for line in plan(singles, left):
+        print(line, flush=True)
     base = singles[0].folder.parent
     if not yes:
         raise InputError(f"nothing was started: --yes runs that and writes {base / 'report'}.")
@@ -68,8 +70,8 @@ def reproduce(config: ConfigDict, folder: str, mode: str, yes: bool) -> None:
         print(f"report: {base / 'report' / 'report.html'}")
 
 
-def plan(singles: Sequence[study.Single], left: Sequence[study.Single]) -> list[str]:
-    """How many runs, images, and hours on this device, as lines of text.
+def plan(singles: Sequence[study.Single], left: Sequence[study.Single]) -> Iterator[str]:
+    """How many runs, images, and then, measured, hours on this device, as lines of text.
 
     Args:
       singles: all runs.
@@ -79,14 +81,11 @@ def plan(singles: Sequence[study.Single], left: Sequence[study.Single]) -> list[
     trained, steps, tested = (
         sum(getattr(e, name) for e in efforts) for name in ("trained", "steps", "tested")
     )
-    lines = [
-        f"{len(singles)} runs, {len(singles) - len(left)} of them finished",
-        f"to do: {trained:,} training images in {steps:,} steps, {tested:,} images in evaluation",
-    ]
+    yield f"{len(singles)} runs, {len(singles) - len(left)} of them finished"
+    yield f"to do: {trained:,} training images in {steps:,} steps, {tested:,} images in evaluation"
     if efforts and jax.process_count() == 1:
         with study.too_large_said():
-            lines += estimate(efforts)
-    return lines
+            yield from estimate(efforts)
 
 
 def effort(config: ConfigDict) -> Effort:
@@ -183,12 +182,12 @@ def _duration(total: float) -> str:
 
 
 def find_data(configs: Sequence[ConfigDict]) -> None:
-    """Makes sure, before hours of runs, that all data sets are there; else an `InputError`."""
-    options = {
-        (config.dataset, config.ood.sets, config.data.root, config.data.allow_partial)
-        for config in configs
-    }
-    for dataset, outside, root, partial in sorted(options):
-        datasets.resolve(dataset, root, allow_partial=partial)
-        for name in outside:
-            datasets.unlabelled(name, root, partial)
+    """Makes sure, before hours of runs, that all data is there; else an `InputError`."""
+    resolve, unlabelled = functools.cache(datasets.resolve), functools.cache(datasets.unlabelled)
+    for config in configs:
+        root, partial = config.data.root, config.data.allow_partial
+        dataset = resolve(config.dataset, root, allow_partial=partial)
+        if config.method.fusion == "validated":
+            with_shots(config, dataset)
+        for name in config.ood.sets:
+            unlabelled(name, root, partial)

@@ -20,6 +20,8 @@ from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.settings import DTYPES, flatten, validate
 
+RESERVED = ("test", "mean", "average")  # in results, among the names of out-of-distribution sets
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -96,12 +98,9 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     validate(config)
     path = Path(folder).expanduser() if folder else workdir.default_path(config)
     whole = _resolve(config, config.dataset, config.data.template)
-    dataset = _with_shots(config, whole)
+    dataset = with_shots(config, whole)
     others = {name: _target(config, whole, name) for name in config.targets}
-    ood = {
-        name: datasets.unlabelled(name, config.data.root, config.data.allow_partial)
-        for name in config.ood.sets
-    }
+    ood = {name: _unlabelled(config, name) for name in config.ood.sets}
     loaded = clip.load(config.clip.name, config.clip.activation)
     run = assemble(config, path, dataset, loaded)
     workdir.check_same(path, run.settings, dataset.train.names)
@@ -152,16 +151,29 @@ def _learns(config: ConfigDict) -> bool:
     return config.method.name == "sotglp"
 
 
-def _with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
-    """The run's classes with their shots for training and validation parts."""
+def _unlabelled(config: ConfigDict, name: str) -> Source:
+    if name in RESERVED:
+        raise InputError(
+            f'ood.sets names a folder "{name}", which means something else in results: write it as '
+            f'"./{name}".'
+        )
+    return datasets.unlabelled(name, config.data.root, config.data.allow_partial)
+
+
+def with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
+    """The run's classes with their shots for training and validation parts.
+
+    Raises:
+      InputError: there are too few images, or no validation images for a λ chosen by them.
+    """
     train, val = dataset.train.take(()), dataset.val.take(())
     if _learns(config):
         train, val = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
-    if config.method.fusion == "validated" and not len(val):
-        raise InputError(
-            f"{dataset.name} gives no validation images to this run, which method.fusion=validated "
-            "needs: set --config.method.fusion=fixed or learned."
-        )
+        if config.method.fusion == "validated" and not len(val):
+            raise InputError(
+                f"{dataset.name} gives no validation images to this run, which "
+                "method.fusion=validated needs: set --config.method.fusion=fixed or learned."
+            )
     return _classes(dataclasses.replace(dataset, train=train, val=val), config.data.classes)
 
 

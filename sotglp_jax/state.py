@@ -16,8 +16,18 @@ State = dict  # {"step": int32 (), "key": uint32 key data, "trainable": ..., "op
 def sgd(
     learning_rate: float | optax.Schedule, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """PyTorch's SGD: weight decay is added to the gradient before momentum."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum))
+    """PyTorch's SGD: weight decay is added to the gradient before momentum.
+
+    Not to that of a learned λ, which decay would draw to 1.
+    """
+
+    def decay(gradient, trainable):
+        return {
+            name: x if name == "log_fusion" else x + weight_decay * trainable[name]
+            for name, x in gradient.items()
+        }
+
+    return optax.chain(optax.stateless(decay), optax.sgd(learning_rate, momentum))
 
 
 def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from sotglp_jax.errors import InputError
 
@@ -18,7 +19,7 @@ OOD_SCORES = {
     "l_mcm": "L-MCM",
     "gl_mcm": "GL-MCM",
     "fused": "largest fused logit",
-    "transport": "largest transported similarity",
+    "transport": "largest φ",
 }
 GLOBAL_NOTE = (
     "* global branch: these classes were not trained on and have no local prompts of their own"
@@ -35,7 +36,7 @@ def of_run(results: dict) -> str:
         f"{images['test']} test images, seed {protocol['seed']}",
         *_accuracies(results["accuracy"]),
     ]
-    if results["config"]["method.fusion"] != "fixed":
+    if results["fusion"] and results["config"]["method.fusion"] != "fixed":
         lines.append(
             "  fused with weights {global:.3g} global, {local:.3g} local".format(
                 **results["fusion"]
@@ -90,22 +91,29 @@ def check_comparable(results: Sequence[dict], vary: Sequence[str] = VARY) -> Non
     Raises:
       InputError: another field of two protocols differs; says which, and both values.
     """
-    first = results[0]
     for other in results[1:]:
-        pairs = [(first["protocol"], other["protocol"])]
-        pairs += [
-            (first["targets"][name]["protocol"], target["protocol"])
-            for name, target in other["targets"].items()
-            if name in first["targets"]
-        ]
-        for a, b in pairs:
-            for key in sorted((a.keys() | b.keys()) - set(vary)):
-                if a.get(key) != b.get(key):
-                    raise InputError(
-                        f"results of {a['dataset']} cannot stand in one table: their {key} is "
-                        f"{a.get(key)} in one run and {b.get(key)} in another: evaluate or train "
-                        "one of them again."
-                    )
+        if found := difference(results[0], other, vary):
+            key, ours, theirs = found
+            raise InputError(
+                f"results of {other['protocol']['dataset']} cannot stand in one table: their {key} "
+                f"is {ours} in one run and {theirs} in another: evaluate or train one of them "
+                "again."
+            )
+
+
+def difference(first: dict, other: dict, vary: Sequence[str]) -> tuple[str, Any, Any] | None:
+    """The first field of two runs' protocols, or of their targets', that differs; both values."""
+    pairs = [(first["protocol"], other["protocol"])]
+    pairs += [
+        (first["targets"][name]["protocol"], target["protocol"])
+        for name, target in other["targets"].items()
+        if name in first["targets"]
+    ]
+    for a, b in pairs:
+        for key in sorted((a.keys() | b.keys()) - set(vary)):
+            if a.get(key) != b.get(key):
+                return key, a.get(key), b.get(key)
+    return None
 
 
 def few_shot(results: Sequence[dict]) -> str:

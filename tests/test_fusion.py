@@ -1,9 +1,11 @@
 """The weight of the local branch is chosen by validation accuracy."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sotglp_jax import fusion
+from sotglp_jax.state import sgd
 
 
 def part(of_global, of_local, labels, mask=None):
@@ -38,3 +40,11 @@ def test_padding_does_not_count():
 def test_several_batches_are_one_set(weight):
     a, b = part([0], [1], [0]), part([0, 0], [1, 1], [1, 1])
     assert fusion.choose([a, b], weight)[1] > 1.0
+
+
+def test_weight_decay_leaves_a_learned_weight_alone():
+    trainable = {"log_fusion": jnp.log(0.25), "global_prompts": jnp.ones(3)}
+    optimizer = sgd(0.1, 0.9, 0.01)
+    nothing = {name: jnp.zeros_like(x) for name, x in trainable.items()}
+    updates, _ = optimizer.update(nothing, optimizer.init(trainable), trainable)
+    assert updates["log_fusion"] == 0 and (updates["global_prompts"] < 0).all()

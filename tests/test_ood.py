@@ -57,6 +57,13 @@ def test_fpr95_is_a_point_of_the_roc_curve(name):
     assert abs(np.mean(inside >= limit) - 0.95) == pytest.approx(nearest)
 
 
+def test_of_two_equally_near_shares_the_larger_is_taken():
+    for n in range(1, 200):
+        passing = sum(np.arange(n) >= ood.threshold(np.arange(float(n))))
+        distances = {k: abs(20 * k - 19 * n) for k in range(1, n + 1)}
+        assert passing == max(k for k, x in distances.items() if x == min(distances.values()))
+
+
 def test_known_values():
     inside, outside = np.arange(1.0, 101), np.arange(0.5, 100)
     assert ood.threshold(inside) == 6.0 and ood.fpr95(inside, outside) == 0.94

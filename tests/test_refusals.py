@@ -36,6 +36,7 @@ from sotglp_jax.workdir import default_path
         (["--config=configs/fewshot.py", "--workdir=setup.py/run"], "cannot be written"),
         (["--config=configs/fewshot.py", "--config.method.topk=65"], "than the 64"),
         (["--config=configs/fewshot.py", "--mode=eval"], "no finished"),
+        (["--config=configs/ood.py", "--config.ood.sets=('test',)"], 'write it as "./test"'),
         (["--config=configs/fewshot.py", "--yes"], "--yes answers configs/reproduce.py alone"),
     ],
 )

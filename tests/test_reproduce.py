@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from configs import ood
 from configs import reproduce as config_file
@@ -54,6 +55,31 @@ def test_the_demo_holds_all_that_the_report_compares():
     assert len(singles) == len({s.folder for s in singles}) == 3 * (4 * 3 + 5) + 1
     (seed,) = {s.config.seed for s in runs_of("suite=demo,table=2,seed=2")}
     assert seed == 2
+
+
+def test_what_may_not_stand_in_one_report_has_a_folder_of_its_own():
+    args = ("", ",clip=ViT-B/32", ",recipe=official", ",clip=ViT-B/32,recipe=official")
+    folders = [
+        str(study.expand(config_file.get_config(f"table=1{arg}"), "")[0].folder.parent)
+        for arg in args
+    ]
+    tails = ("", "-ViT-B-32", "-official", "-ViT-B-32-official")
+    assert folders == [f"runs/reproduce-paper{tail}" for tail in tails]
+    plain = config_file.get_config("table=1,clip=ViT-B/16,recipe=paper")
+    assert str(study.expand(plain, "")[0].folder.parent) == folders[0]
+
+
+def test_a_weight_is_validated_where_there_are_images_for_it(tmp_path):
+    ways = {s.config.method.fusion for s in runs_of("suite=demo,recipe=official")}
+    assert ways == {"fixed", "learned"}
+    for i in range(20):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "ab"[i % 2] / f"{i}.png")
+    configs = [s.config for s in runs_of(f"suite=demo,dataset={tmp_path}")]
+    for config in configs:
+        config.data.sampler = "stratified"
+    with pytest.raises(InputError, match="gives no validation images"):
+        reproduce.find_data(configs)
 
 
 def test_each_data_set_keeps_its_own_defaults():

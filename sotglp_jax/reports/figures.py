@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
@@ -63,6 +64,7 @@ class Picture:
     figure: Figure
 
 
+@rc_context({"text.parse_math": False})  # a $ in a name is a $
 def make(results: Sequence[Result], classes: Sequence[str] = ()) -> list[Picture]:
     """Every figure that there are runs for.
 
@@ -84,12 +86,7 @@ def _looks(results: Sequence[Result], classes: Sequence[str]) -> Iterator[Pictur
     shown = _examples(results)
     known = dict.fromkeys(name for _, examples in shown.values() for name in examples.names)
     if unknown := [name for name in classes if name not in known]:
-        some = ", ".join([*known][:20]) or "none at all"
-        raise InputError(
-            f'no run here keeps maps of a class "{unknown[0]}", but of {some}'
-            f"{' and others' * (len(known) > 20)}: name one of those, or evaluate the runs again "
-            "with --mode=eval."
-        )
+        raise _no_maps(unknown[0], [*known])
     for dataset, (title, examples) in shown.items():
         named = [i for i, name in enumerate(examples.names) if name in classes]
         some = examples.take(named or range(len(examples.names))[:ROWS])
@@ -101,6 +98,16 @@ def _looks(results: Sequence[Result], classes: Sequence[str]) -> Iterator[Pictur
             "share of the kept patches that the transport plan gives mostly to it.",
             gallery.draw(some.images, some.maps, some.names),
         )
+
+
+def _no_maps(name: str, known: Sequence[str]) -> InputError:
+    if not known:
+        return InputError("no run here keeps maps: evaluate one again with --mode=eval.")
+    others = f" and {len(known) - 20} others" if len(known) > 20 else ""
+    return InputError(
+        f'no run here keeps maps of a class "{name}", but of {", ".join(known[:20])}{others} (of '
+        f"the first {maps.CLASSES} classes at most): name one of those."
+    )
 
 
 def _examples(results: Sequence[Result]) -> dict[str, tuple[str, Examples]]:
@@ -259,7 +266,8 @@ def _training(results: Sequence[Result]) -> Iterator[Picture]:
 
 def _metrics(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill cuts one short
 
 
 def _series(lines: Sequence[dict], keys: Sequence[str], scale: float) -> dict[int, float]:

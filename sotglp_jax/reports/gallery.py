@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -18,6 +19,7 @@ MARK = {"fill": False, "edgecolor": "#00E5FF", "linewidth": 1.4}  # seen on all 
 INSET = 0.08  # of a patch's side, so that neighbours' marks stay apart
 
 
+@rc_context({"text.parse_math": False})  # a $ in a name is a $
 def draw(images: Sequence[np.ndarray], maps: Maps, titles: Sequence[str]) -> Figure:
     """One row an image: itself, a map for each prompt with its top patches, and all combined.
 

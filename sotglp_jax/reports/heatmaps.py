@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Array, Float, Int
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,6 +13,7 @@ COLOURS = "Blues"
 LETTERS = 18  # of a class name
 
 
+@rc_context({"text.parse_math": False})  # a $ in a name is a $
 def draw(
     similarities: Float[Array, "C Nl Nl"], counts: Int[Array, "C C"], names: Sequence[str]
 ) -> Figure:

@@ -111,16 +111,16 @@ def detection(results: Sequence[Result]) -> Table:
         if dataset == "imagenet" and shots == PUBLISHED["shots"]:
             rows |= _published_detection(ood_sets(found))
     sets = dict.fromkeys(name for found in judged.values() for name in ood_sets(found))
-    pairs = [_pair(name) for name in [*sets, "average"] if judged]
+    columns = [c for name in [*sets, "average"] if judged for c in _pair(name)]
     plain = any(VARIANTS["zero_shot"] in labels for labels in rows)
     return Table(
         "table3",
         caption_of(f"accuracy and out-of-distribution detection in % at {shots} shots", results),
         ("ID data set", "Method", "Score"),
-        (ACCURACY, *(column for pair in pairs for column in pair)),
+        (ACCURACY, *columns),
         rows,
         "column",
-        _notes(3, rows, ACCURACY) + (ZERO_SHOT_NOTE,) * plain,
+        _notes(3, rows, ACCURACY, *columns) + (ZERO_SHOT_NOTE,) * plain,
     )
 
 
@@ -317,7 +317,9 @@ def _notes(number: int, rows: Mapping[tuple[str, ...], Numbers], *columns: str) 
         notes += [f"{MISSING} is missing: there is no such run or published number."]
     if any(MARK in name for name in [*columns, *(x for labels in rows for x in labels)]):
         notes += [f"{MARK.strip()} published: {PUBLISHED['source']} (CLIP {PUBLISHED['clip']})."]
-        notes += PUBLISHED["notes"][str(number)]
+        shown = [" ".join([*labels, c]) for labels, numbers in rows.items() for c in numbers]
+        averages = any("Average" in text and MARK in text for text in shown)
+        notes += [n for n in PUBLISHED["notes"][str(number)] if averages or "average" not in n]
     if any("Average" in labels for labels in rows):
         notes += [
             "The average is over the data sets shown; of published numbers as printed if those "

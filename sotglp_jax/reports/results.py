@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sotglp_jax.data.catalog import BENCHMARKS
 from sotglp_jax.errors import InputError
-from sotglp_jax.tables import VARY, check_comparable
+from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.tables import VARY, difference
 from sotglp_jax.workdir import EXECUTION, IMAGES
 
 VARIANTS = {
@@ -140,9 +141,9 @@ def check(results: Sequence[Result]) -> None:
     Raises:
       InputError: something else differs; says which field, and both values.
     """
-    check_comparable([r.contents for r in results], (*VARY, *OF_DATASET, "shots"))
+    _check_protocols(results, (*VARY, *OF_DATASET, "shots"))
     for group in grouped(results).values():
-        check_comparable([r.contents for r in group], (*VARY, "shots"))
+        _check_protocols(group, (*VARY, "shots"))
         _check_settings([r for r in group if r.variant != "zero_shot"])
         _check_detection([r for r in group if "ood" in r.contents])
 
@@ -154,6 +155,12 @@ def grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
         found.setdefault(result.dataset, []).append(result)
     order = [*BENCHMARKS, *sorted(found.keys() - BENCHMARKS.keys())]
     return {name: found[name] for name in order if name in found}
+
+
+def _check_protocols(results: Sequence[Result], vary: Sequence[str]) -> None:
+    for other in results[1:]:
+        if found := difference(results[0].contents, other.contents, vary):
+            raise _mixed(results[0], other, *found)
 
 
 def _check_settings(results: Sequence[Result]) -> None:
@@ -205,18 +212,25 @@ def _repeated(results: Sequence[Result]) -> list[str]:
 
 
 def _seed_gaps(results: Sequence[Result]) -> list[str]:
-    """Where a mean is over fewer seeds than another."""
-    seeds: dict[tuple, set[int]] = {}
-    for title, found in methods([r for r in results if r.variant != "zero_shot"]).items():
-        for result in found:
-            key = f"{result.dataset}, {title}, {result.shots} shots"
-            seeds.setdefault(key, set()).add(result.seed)
-    every = set().union(*seeds.values())
-    return [
-        f"{key}: only seed {_listed(there)} of {_listed(every)}."
-        for key, there in seeds.items()
-        if there != every
-    ]
+    """Where a mean, or one of detection, is over fewer seeds than another."""
+    learned = [r for r in results if r.variant != "zero_shot"]
+    every = {r.seed for r in learned}
+    said = []
+    for group in _by(learned, settings_but).values():
+        title, there = f"{group[0].folder} and its like", {r.seed for r in group}
+        judged = {r.seed for r in group if "ood" in r.contents}
+        if there != every:
+            said.append(f"{title}: only seed {_listed(there)} of {_listed(every)}.")
+        if judged and judged != there:
+            said.append(f"{title}: detection only of seed {_listed(judged)} of {_listed(there)}.")
+    return said
+
+
+def _by(results: Sequence[Result], key: Callable[[Result], str]) -> dict[str, list[Result]]:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(key(result), []).append(result)
+    return groups
 
 
 def _listed(seeds: set[int]) -> str:
@@ -227,20 +241,32 @@ def methods(results: Sequence[Result]) -> dict[str, list[Result]]:
     """The results that tables take, by the title of the variant, in the order of `VARIANTS`.
 
     Of a sweep over λ, K or ε only the runs at the paper's value, else the value most runs have.
-    Of runs that differ in another setting of the method the title says it.
+    Of a data set's runs that differ in another setting of the method, the title of those that have
+    not its usual value says it.
     """
     found: dict[str, list[Result]] = {}
     for variant in VARIANTS:
-        of_sets = grouped([r for r in results if r.variant == variant]).values()
-        chosen = [at_standard(group) for group in of_sets]
-        keys = {k for group in chosen for r in group for k in differing(group[0], r)}
-        keys = {k for k in keys if k.startswith(("method.", "transport."))}
-        keys |= USUAL.keys() if variant == "full" else set()
-        for result in (r for group in chosen for r in group):
-            named = {k: result.config[k] for k in sorted(keys & result.config.keys())}
-            said = [f", {k.split('.')[1]}={x}" for k, x in named.items() if x != USUAL.get(k)]
-            found.setdefault("".join([VARIANTS[variant], *said]), []).append(result)
+        for group in grouped([r for r in results if r.variant == variant]).values():
+            group = at_standard(group)
+            usual = _usual(group) | (USUAL if variant == "full" else {})
+            for result in group:
+                named = {k: result.config[k] for k in sorted(usual.keys() & result.config.keys())}
+                said = [f", {k.split('.')[1]}={x}" for k, x in named.items() if x != usual[k]]
+                found.setdefault("".join([VARIANTS[variant], *said]), []).append(result)
     return dict(sorted(found.items(), key=lambda x: (list(VARIANTS).index(x[1][0].variant), x[0])))
+
+
+def _usual(results: Sequence[Result]) -> dict:
+    """Of the method's settings that differ, the default or else the value most have."""
+    defaults = {field.name: field.default for field in dataclasses.fields(SotGlp)}
+    usual = {}
+    for key in {key for r in results for key in differing(results[0], r)}:
+        kind, _, name = key.partition(".")
+        if kind in ("method", "transport"):
+            values = [r.config[key] for r in results if key in r.config]
+            default = defaults.get(name)
+            usual[key] = default if default in values else statistics.mode(values)
+    return usual
 
 
 def alike(results: Sequence[Result], shots: int, free: str) -> list[Result]:
