@@ -222,6 +222,8 @@ def test_the_report_says_whether_prompts_specialise(overlap, entropy, said, tmp_
             learned(tmp_path, 0.8, spec=spec, seed=seed, **{"transport.epsilon": value})
         own = {"variant": "independent_topk", "method.matching": "independent"}
         learned(tmp_path, 0.8, spec=(1.0, 0.5 + at, [1.0, 0.0]), seed=seed, **own)
+        other_k = {"method.topk": 1} | own
+        learned(tmp_path, 0.8, spec=(1.0, 0.0, [1.0, 0.0]), seed=seed, **other_k)
     (table,) = beyond.make(results.read(tmp_path)[0])
     assert [name for _, name in table.rows] == [
         "transport, ε = 0.01",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
+from configs import common, sensitivity
+from sotglp_jax import study as studies
 from sotglp_jax import tables
 from sotglp_jax.data import datasets
 from sotglp_jax.data.sources import choose_classes
@@ -107,6 +108,17 @@ def insects(tmp_path_factory):
                 pixels = np.random.default_rng(c).integers(0, 256, (8, 8, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(path / "x.png")
     return root
+
+
+@pytest.mark.parametrize("recipe", ["paper", "official"])
+def test_a_sweep_has_its_usual_point_once(recipe):
+    singles = studies.expand(sensitivity.get_config(f"recipe={recipe}"), "")
+    keys = ("fusion_weight", "topk")
+    points = [
+        (*(s.config.method[key] for key in keys), s.config.transport.epsilon, s.config.seed)
+        for s in singles
+    ]
+    assert len(points) == len(set(points)) == 3 * (7 + 5 + 3 - 2)
 
 
 def test_local_prompts_go_where_their_classes_go(main, insects, clip_folder, tmp_path):
