@@ -58,7 +58,8 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
     """Measures all accuracies on the test images, writes results.json and prints the table."""
     began = time.monotonic()
     mesh = sharding.flat(mesh)
-    encoded = _encode(run, mesh, state)
+    frozen = jax.device_put(run.frozen, sharding.replicated(mesh))
+    encoded = _encode(run, mesh, state, frozen)
     weights = _fusion(run, mesh, encoded) if run.method else None
     if weights and not run.method.learn_fusion:
         run = _with_fusion(run, *weights)
@@ -69,7 +70,8 @@ def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
         "images": {"train": len(run.train), "test": len(run.dataset.test)},
         "protocol": protocol(run),
         "targets": {
-            name: _on_target(run, target, mesh, state) for name, target in run.targets.items()
+            name: _on_target(run, target, mesh, state, frozen)
+            for name, target in run.targets.items()
         },
         "config": run.settings,
         "fusion": weights and dict(zip(("global", "local"), weights, strict=True)),
@@ -115,9 +117,8 @@ def _methods(run: Run) -> tuple:
     return (run.zero_shot, run.method) if run.method else (run.zero_shot,)
 
 
-def _encode(run: Run, mesh: Mesh, state: dict) -> Encoded:
-    tree = run.frozen, state.get("trainable", {})
-    frozen, trained = jax.device_put(tree, sharding.replicated(mesh))
+def _encode(run: Run, mesh: Mesh, state: dict, frozen: dict) -> Encoded:
+    trained = jax.device_put(state.get("trainable", {}), sharding.replicated(mesh))
     tokens = run.sentences, *([_classes(run, state)] if run.method else [])
     texts = tuple(
         jax.jit(method.encode_classes)(trained, frozen, text)
@@ -146,14 +147,14 @@ def _maps(run: Run, mesh: Mesh, encoded: Encoded) -> dict[str, np.ndarray]:
     return maps.arrays(maps.collect(parts, run.dataset.class_names))
 
 
-def _on_target(run: Run, target: Run, mesh: Mesh, state: dict) -> dict:
+def _on_target(run: Run, target: Run, mesh: Mesh, state: dict, frozen: dict) -> dict:
     """Results on another data set, with the prompts that may be used there."""
     if isinstance(target.method, SotGlp):
         labels = seen_classes(run, target.dataset)
         trained = run.method.select_classes(state["trainable"], labels)
         state = state | {"trainable": trained}
     return {
-        "accuracy": measure(target, mesh, _encode(target, mesh, state))["accuracy"],
+        "accuracy": measure(target, mesh, _encode(target, mesh, state, frozen))["accuracy"],
         "images": {"test": len(target.dataset.test)},
         "protocol": protocol(target),
     }

@@ -20,8 +20,6 @@ from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.settings import DTYPES, flatten, validate
 
-RESERVED = ("test", "mean", "average")  # in results, among the names of out-of-distribution sets
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -100,7 +98,10 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     whole = _resolve(config, config.dataset, config.data.template)
     dataset = with_shots(config, whole)
     others = {name: _target(config, whole, name) for name in config.targets}
-    ood = {name: _unlabelled(config, name) for name in config.ood.sets}
+    ood = {
+        name: datasets.unlabelled(name, config.data.root, config.data.allow_partial)
+        for name in config.ood.sets
+    }
     loaded = clip.load(config.clip.name, config.clip.activation)
     run = assemble(config, path, dataset, loaded)
     workdir.check_same(path, run.settings, dataset.train.names)
@@ -149,15 +150,6 @@ def _read(config: ConfigDict, tokenizer: Tokenizer, method: SotGlp | None, datas
 
 def _learns(config: ConfigDict) -> bool:
     return config.method.name == "sotglp"
-
-
-def _unlabelled(config: ConfigDict, name: str) -> Source:
-    if name in RESERVED:
-        raise InputError(
-            f'ood.sets names a folder "{name}", which means something else in results: write it as '
-            f'"./{name}".'
-        )
-    return datasets.unlabelled(name, config.data.root, config.data.allow_partial)
 
 
 def with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:

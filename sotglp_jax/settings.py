@@ -41,6 +41,7 @@ LEAST = {
     "train.log_every": 1,
     "train.checkpoint_every": 1,
 }
+RESERVED = ("test", "mean", "average")  # in results, among the names of out-of-distribution sets
 
 
 def validate(config: ConfigDict) -> None:
@@ -67,6 +68,12 @@ def validate(config: ConfigDict) -> None:
         )
     if not config.ood.temperature > 0:
         raise InputError("ood.temperature must be above 0: 1 is the paper's.")
+    for name in config.ood.sets:
+        if name in RESERVED:
+            raise InputError(
+                f'ood.sets names a folder "{name}", which means something else in results: write '
+                f'it as "./{name}".'
+            )
     scale = config.data.crop_scale
     numbers = all(isinstance(x, int | float) for x in scale)
     if not numbers or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:

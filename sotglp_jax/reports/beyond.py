@@ -108,8 +108,8 @@ def _matchings(results: Sequence[Result], shots: int) -> dict[str, list[Result]]
         for value in sorted({r.config[EPSILON] for r in runs if EPSILON in r.config})
     }
     for variant in ("no_ot", "independent_topk"):
-        runs = [r for r in results if r.variant == variant and r.shots == shots]
-        found[VARIANTS[variant]] = at_standard(runs) if runs else []
+        own = [r for r in results if r.variant == variant and r.shots == shots]
+        found[VARIANTS[variant]] = at_standard(own)
     return found
 
 

@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
@@ -64,7 +63,7 @@ class Picture:
     figure: Figure
 
 
-@rc_context({"text.parse_math": False})  # a $ in a name is a $
+@gallery.literal
 def make(results: Sequence[Result], classes: Sequence[str] = ()) -> list[Picture]:
     """Every figure that there are runs for.
 

@@ -17,9 +17,10 @@ LETTERS = 20  # of a line of a title
 COLOURS = "magma"
 MARK = {"fill": False, "edgecolor": "#00E5FF", "linewidth": 1.4}  # seen on all of those colours
 INSET = 0.08  # of a patch's side, so that neighbours' marks stay apart
+literal = rc_context({"text.parse_math": False})  # for what draws names: a $ is a $
 
 
-@rc_context({"text.parse_math": False})  # a $ in a name is a $
+@literal
 def draw(images: Sequence[np.ndarray], maps: Maps, titles: Sequence[str]) -> Figure:
     """One row an image: itself, a map for each prompt with its top patches, and all combined.
 

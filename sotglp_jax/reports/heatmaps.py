@@ -4,16 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Array, Float, Int
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from sotglp_jax.reports.gallery import literal
 
 CLASSES = 12  # of those with the most mistakes
 COLOURS = "Blues"
 LETTERS = 18  # of a class name
 
 
-@rc_context({"text.parse_math": False})  # a $ in a name is a $
+@literal
 def draw(
     similarities: Float[Array, "C Nl Nl"], counts: Int[Array, "C C"], names: Sequence[str]
 ) -> Figure:

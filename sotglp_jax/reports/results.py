@@ -150,9 +150,7 @@ def check(results: Sequence[Result]) -> None:
 
 def grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Results by data set, the paper's in its order."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        found.setdefault(result.dataset, []).append(result)
+    found = _by(results, lambda r: r.dataset)
     order = [*BENCHMARKS, *sorted(found.keys() - BENCHMARKS.keys())]
     return {name: found[name] for name in order if name in found}
 
@@ -285,14 +283,14 @@ def alike(results: Sequence[Result], shots: int, free: str) -> list[Result]:
         and r.shots == shots
         and all(r.config.get(key, value) == value for key, value in usual.items())
     ]
-    found = at_standard(found, free) if found else []
+    found = at_standard(found, free)
     return [r for r in found if settings_but(r, free) == settings_but(found[0], free)]
 
 
 def at_standard(results: list[Result], free: str = "") -> list[Result]:
     """Of a sweep, the runs at the paper's value or else the value most have; `free` may be any."""
     for key, (_, standard) in SWEPT.items():
-        if key == free:
+        if key == free or not results:
             continue
         if key == "method.fusion_weight" and results[0].config["recipe"] == "official":
             standard = 1.0
