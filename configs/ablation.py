@@ -1,4 +1,4 @@
-"""The paper's ablations (Tables 2 and 3) and more: every variant, seeds 1 to 3.
+"""The ablations of a method (of SOT-GLP: the paper's and more), seeds 1 to 3.
 
     python -m sotglp_jax.main --config=configs/ablation.py
     python -m sotglp_jax.main --config=configs/ablation.py:dataset=eurosat,clip=ViT-B/16
@@ -9,11 +9,13 @@ The digits come with their out-of-distribution sets, ImageNet with the field's.
 from ml_collections import ConfigDict
 
 from configs import common, ood
+from sotglp_jax import methods
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration for every variant."""
     config = ood.get_config(arg)
     config.ood.sets = ood.SETS.get(config.dataset, ())
-    settings = [(name, common.overrides(name)) for name in common.VARIANTS]
+    names = ["full", *methods.load(config.method.name).variants]
+    settings = [(name, common.overrides(name, config.method.name)) for name in names]
     return common.study(config, arg, "settings", (16,), settings)

@@ -13,7 +13,7 @@ from configs import common
 
 def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration on the base classes."""
-    config = common.get_config(arg)
+    config = common.get_config(arg, "base_to_new")
     config.data.classes = "base"
     config.targets = ("new",)
     return common.study(config, arg, "base_to_new", (16,))

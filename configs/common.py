@@ -1,70 +1,70 @@
-"""What every study shares: the defaults, the recipes, and the `key=value,...` string."""
+"""What every study shares: the defaults, and the `key=value,...` string."""
 
 from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from sotglp_jax import methods
 from sotglp_jax.errors import InputError
 
-# Epochs, batch size, learning rate and local init of the official code's scripts.
-OFFICIAL = {
-    "imagenet": (50, 256, 0.01, "random"),
-    "caltech101": (200, 32, 0.005, "random"),
-    "stanford_cars": (200, 32, 0.005, "random"),
-    "flowers102": (200, 32, 0.005, "random"),
-    "oxford_pets": (200, 32, 0.005, "gram"),
-    "food101": (200, 128, 0.005, "gram"),
-    "fgvc_aircraft": (200, 128, 0.01, "random"),
-    "sun397": (200, 128, 0.005, "random"),
-    "ucf101": (200, 128, 0.005, "random"),
-    "dtd": (200, 128, 0.002, "random"),
-    "eurosat": (200, 10, 0.001, "random"),
-}
-KEYS = {"dataset": str, "shots": int, "seed": int, "clip": str, "recipe": str, "targets": str}
-KEYS["variant"] = str
-# The paper's ablations and others, by name: what differs from the full method.
-VARIANTS = {
-    "full": {},
-    "no_vv": {"method.vv": False},
-    "no_proj": {"method.projection": False},
-    "shared_local": {"method.class_specific": False},
-    "no_ot": {"method.matching": "uniform"},
-    "no_topk": {"method.topk": 0},
-    "independent_topk": {"method.matching": "independent"},
-    "global_only": {"method.fusion_weight": 0.0},
-    "local_only": {"method.global_weight": 0.0},
-    "zero_shot": {"method.name": "zeroshot"},
-}
+KEYS = {"dataset": str, "shots": int, "seed": int, "clip": str, "method": str, "recipe": str}
+KEYS |= {"variant": str, "targets": str}
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    """The configuration for a string such as "dataset=eurosat,clip=ViT-B/16,shots=16"."""
+def get_config(arg: str = "", protocol: str = "few_shot") -> ConfigDict:
+    """The configuration for a string such as "dataset=eurosat,clip=ViT-B/16,shots=16".
+
+    Args:
+      arg: what stands behind the config file.
+      protocol: "few_shot", "base_to_new" or "transfer", for which some methods have other settings.
+    """
     given = parse(arg)
-    config = paper()
-    config.dataset = given.get("dataset", config.dataset)
-    config.shots = given.get("shots", config.shots)
-    config.seed = given.get("seed", config.seed)
-    config.clip.name = given.get("clip", config.clip.name)
-    config.targets = tuple(filter(None, given.get("targets", "").split("+")))
-    # The tiny CLIP is fast enough, and float32 gives the same numbers on every processor.
-    config.precision = "float32" if config.clip.name == "tiny" else "bf16"
-    if config.dataset == "digits":  # a mirrored or half digit is no digit
-        config.data.flip = False
-        config.data.crop_scale = (0.6, 1.0)
-    config.recipe = given.get("recipe", config.recipe)
-    if config.recipe == "official":
-        make_official(config)
-    elif config.recipe != "paper":
-        raise InputError(f'recipe "{config.recipe}" is unknown: take paper or official.')
-    config.update_from_flattened_dict(overrides(given.get("variant", config.variant)))
+    targets = tuple(filter(None, given.pop("targets", "").split("+")))
+    config = make(**given, protocol=protocol)
+    config.targets = targets
     return config
 
 
-def overrides(variant: str) -> dict:
-    """What a variant sets; an unknown name is an `InputError`."""
-    if variant not in VARIANTS:
-        raise InputError(f'variant "{variant}" is unknown: take one of {", ".join(VARIANTS)}.')
-    return {"variant": variant} | VARIANTS[variant]
+def make(
+    dataset: str = "digits",
+    shots: int = 16,
+    seed: int = 1,
+    clip: str = "tiny",
+    method: str = "sotglp",
+    recipe: str = "",
+    variant: str = "full",
+    protocol: str = "few_shot",
+) -> ConfigDict:
+    """The configuration of a run with the values that follow from what is chosen by name."""
+    config, found = defaults(), methods.load(method)
+    config.update(dataset=dataset, shots=shots, seed=seed, protocol=protocol)
+    config.clip.name = clip
+    # The tiny CLIP is fast enough, and float32 gives the same numbers on every processor.
+    config.precision = "float32" if clip == "tiny" else "bf16"
+    if dataset == "digits":  # a mirrored or half digit is no digit
+        config.data.flip = False
+        config.data.crop_scale = (0.6, 1.0)
+    config.method = ConfigDict({"name": method} | found.options())
+    config.recipe = recipe or found.recipes[0]
+    if config.recipe not in found.recipes:
+        raise InputError(
+            f'recipe "{recipe}" is unknown to {method}: take {" or ".join(found.recipes)}.'
+        )
+    values = found.recipe(config.recipe, dataset, shots, protocol)
+    if not found.learns:
+        config.shots = config.seed = 0
+    config.update_from_flattened_dict(values | overrides(variant, method))
+    return config
+
+
+def overrides(variant: str, method: str = "sotglp") -> dict:
+    """What a variant of a method sets; an unknown name is an `InputError`."""
+    known = methods.load(method).variants
+    if variant != "full" and variant not in known:
+        listed = ", ".join(["full", *known])
+        raise InputError(f'variant "{variant}" is unknown to {method}: take one of {listed}.')
+    changes = known[variant].changes if variant in known else {}
+    return {"variant": variant} | {f"method.{key}": value for key, value in changes.items()}
 
 
 def study(
@@ -110,19 +110,20 @@ def parse(arg: str, keys: Mapping[str, type] = KEYS) -> dict[str, str | int]:
     return given
 
 
-def paper() -> ConfigDict:
-    """Recipe `paper`: what the paper's section 4 says."""
+def defaults() -> ConfigDict:
+    """What holds unless a recipe, a data set or a flag says otherwise."""
     return ConfigDict(
         {
             "dataset": "digits",
             "shots": 16,
             "seed": 1,
-            "recipe": "paper",
+            "recipe": "",
             "variant": "full",
+            "protocol": "few_shot",
             "targets": (),  # data sets to test on too; "new": the classes that "base" leaves out
             "clip": {"name": "tiny", "activation": ""},  # "": as the weights' source says
             "precision": "bf16",
-            "mesh": "",  # devices along images x classes, "4x2"; "": all along images
+            "mesh": 0,  # devices; 0: all
             "data": {
                 "root": "",
                 "allow_partial": False,  # go on with a data set that is not all there
@@ -138,56 +139,19 @@ def paper() -> ConfigDict:
             # Sets to be told from the test images, and the temperature of MCM.
             "ood": {"sets": (), "temperature": 1.0},
             "text": {"chunk": 0},  # classes per pass of the text tower; 0: as memory allows
-            "method": {
-                "name": "sotglp",
-                "context": "A photo of a",
-                "keep_underscores": False,
-                "n_global": 4,
-                "n_local": 4,
-                "topk": 10,  # 0 keeps all patches
-                "matching": "transport",  # or "uniform", "independent"
-                "fusion_weight": 0.25,
-                "global_weight": 1.0,
-                # λ of the prediction: "fixed" as in training, "validated" on the validation shots
-                # after it, or "learned" with the prompts.
-                "fusion": "fixed",
-                "mean_over_prompts": False,
-                "mean_of_branches": False,
-                "global_dropout": 0.75,
-                "local_init": "template",
-                "class_specific": True,
-                "projection": True,
-                "vv": True,
-                "vv_first_layer_leak": False,
-                "plan_gradient": "stop",
-            },
-            "transport": {"epsilon": 0.1, "iterations": 20, "tau": 1.0},  # tau < 1: unbalanced
+            "eval": {"batch_size": 64},
+            "method": {},  # its name and its options: sotglp_jax/methods
             "train": {
                 "epochs": 50,
                 "batch_size": 32,
-                "lr": 0.05,
+                "lr": 0.002,
                 "momentum": 0.9,
                 "weight_decay": 0.01,
-                "warmup_epochs": 5,
+                "schedule": "paper",  # or "dassl", see sotglp_jax/schedules.py
+                "warmup_epochs": 0,
                 "warmup_lr": 1e-5,
                 "log_every": 10,  # steps
                 "checkpoint_every": 50,  # steps
             },
         }
     )
-
-
-def make_official(config: ConfigDict) -> None:
-    """Recipe `official`: what the authors' code and scripts do, where that differs."""
-    epochs, batch_size, lr, local_init = OFFICIAL.get(config.dataset, (200, 32, 0.005, "random"))
-    config.data.sampler = "stratified"
-    config.method.update(
-        keep_underscores=True,
-        n_global=3,
-        fusion_weight=1.0,
-        mean_over_prompts=True,
-        mean_of_branches=True,
-        local_init=local_init,
-        vv_first_layer_leak=True,
-    )
-    config.train.update(epochs=epochs, batch_size=batch_size, lr=lr, warmup_epochs=0)

@@ -15,7 +15,7 @@ from sotglp_jax.data.catalog import BENCHMARKS
 def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration with the data sets to test on."""
     given = common.parse(arg)
-    config = common.get_config(f"dataset=imagenet,{arg}")
+    config = common.get_config(f"dataset=imagenet,{arg}", "transfer")
     if "targets" not in given:
         config.targets = tuple(name for name in BENCHMARKS if name != config.dataset)
     return common.study(config, arg, "transfer", (16,))

@@ -14,7 +14,7 @@ from sotglp_jax.data.catalog import SHIFTS
 def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration with the shifted sets to test on."""
     given = common.parse(arg)
-    config = common.get_config(f"dataset=imagenet,{arg}")
+    config = common.get_config(f"dataset=imagenet,{arg}", "transfer")
     if "targets" not in given:
         config.targets = tuple(SHIFTS)
     return common.study(config, arg, "transfer", (16,))

@@ -12,7 +12,7 @@ from sotglp_jax.settings import flatten
 VALUES = {
     "method.fusion_weight": (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0),
     "method.topk": (1, 5, 10, 20, 50),
-    "transport.epsilon": (0.01, 0.1, 1.0),
+    "method.epsilon": (0.01, 0.1, 1.0),
 }
 
 

@@ -12,7 +12,4 @@ from configs import common
 
 def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration with nothing to learn."""
-    config = common.get_config(arg)
-    config.update_from_flattened_dict(common.overrides("zero_shot"))
-    config.shots = config.seed = 0
-    return config
+    return common.get_config(f"method=zeroshot,{arg}")

@@ -66,6 +66,12 @@ class Checkpoints:
             ) from None
         return restored.state, restored.meta
 
+    def remove(self, step: int) -> None:
+        """Removes the checkpoint of a step, if there is one."""
+        self._manager.wait_until_finished()
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
+
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()

@@ -11,20 +11,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from sotglp_jax import finished, maps
-from sotglp_jax.cache import image_features
+from sotglp_jax import exported, finished, outputs
 from sotglp_jax.data import pictures
 from sotglp_jax.data.pictures import Picture
 from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators import ood
 from sotglp_jax.finished import Finished
 from sotglp_jax.maps import Maps
-from sotglp_jax.methods.packing import pack
-from sotglp_jax.methods.sotglp import ClassFeatures, Scores, SotGlp
-from sotglp_jax.methods.zeroshot import ZeroShot
 
 MOST = 32  # images of a batch
-DECIDING = ("fused", "zero_shot")  # of the classifiers, those that decide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +27,9 @@ class Prediction:
 
     Attributes:
       class_names: of the C classes.
-      probabilities: softmax of the logits, "fused", "global" and "local", each (N, C); "zero_shot"
-        alone where nothing was trained.
-      ood_score: GL-MCM, see `evaluators.ood.score`, higher in distribution; None for zero-shot.
+      probabilities: softmax of the logits by the method's names for them, (N, C) each; the first
+        decides.
+      ood_score: see `evaluators.ood.single`, higher in distribution; None without a threshold.
       threshold: the `ood_score` that 95 % of images in distribution reach; None for zero-shot.
       maps: where the local prompts of each image's most probable class look; None if not asked for.
     """
@@ -48,8 +42,8 @@ class Prediction:
 
     @property
     def best(self) -> Float[np.ndarray, "N C"]:
-        """The probabilities that decide: fused, or zero-shot where nothing was trained."""
-        return next(self.probabilities[name] for name in DECIDING if name in self.probabilities)
+        """The probabilities that decide."""
+        return next(iter(self.probabilities.values()))
 
     @property
     def labels(self) -> Int[np.ndarray, " N"]:
@@ -76,12 +70,14 @@ class Classifier:
     Attributes:
       class_names: of the C classes.
       image_size: R, side of the images that the vision tower sees, in pixels.
+      logits: names of the classifiers, the one that decides first.
       threshold: see `Prediction`.
-      program: gives `outputs` of uint8 images (B, R, R, 3).
+      program: gives what `outputs.compute` does of uint8 images (B, R, R, 3).
     """
 
     class_names: tuple[str, ...]
     image_size: int
+    logits: tuple[str, ...]
     threshold: float | None
     program: Callable[[UInt8[np.ndarray, "B R R 3"]], dict]
 
@@ -96,10 +92,21 @@ class Classifier:
         Raises:
           InputError: it is neither, or cannot be used; says why.
         """
-        from sotglp_jax import exported  # which makes classifiers too
-
         path = Path(path).expanduser()
-        return from_run(finished.load(path)) if path.is_dir() else exported.load(path)
+        if path.is_dir():
+            return cls._of_run(finished.load(path))
+        about, program = exported.load(path)
+        names, logits = tuple(about["class_names"]), tuple(about["logits"])
+        return cls(names, about["image_size"], logits, about["threshold"], program)
+
+    @classmethod
+    def _of_run(cls, run: Finished) -> "Classifier":
+        """A classifier on the first device here."""
+        method = run.run.method
+        program = jax.jit(functools.partial(outputs.compute, method=method))
+        program = functools.partial(program, *jax.device_put(outputs.arguments(run)))
+        names, size = run.run.dataset.class_names, run.run.arch.image_size
+        return cls(names, size, tuple(method.logits), outputs.threshold(run), program)
 
     def __call__(self, images: Picture | Sequence[Picture], maps: bool = False) -> Prediction:
         """Classifies one picture or several.
@@ -136,13 +143,14 @@ class Classifier:
         count = len(pixels)
         found = self.program(np.pad(pixels, [(0, rows - count), (0, 0), (0, 0), (0, 0)]))
         if maps and "maps" not in found:
-            raise InputError("zero-shot CLIP has no local prompts, so there are no maps of it.")
+            raise InputError("this method has no local prompts, so there are no maps of it.")
         found = {name: x for name, x in found.items() if maps or name != "maps"}
         return jax.tree.map(lambda x: x[:count], jax.device_get(found))
 
     def _predict(self, found: dict) -> Prediction:
         shown, score = found.pop("maps", None), found.pop("ood_score", None)
         shown = shown and Maps(**shown)
+        found = {name: found[name] for name in self.logits}
         return Prediction(self.class_names, found, score, self.threshold, shown)
 
 
@@ -160,56 +168,3 @@ def _sound(pixels: np.ndarray | InputError) -> np.ndarray:
     if isinstance(pixels, InputError):
         raise pixels
     return pixels
-
-
-def from_run(run: Finished) -> Classifier:
-    """A classifier on the first device here."""
-    arguments, method = encoded(run)
-    program = jax.jit(functools.partial(outputs, method=method))
-    program = functools.partial(program, *jax.device_put(arguments))
-    names, size = run.run.dataset.class_names, run.run.arch.image_size
-    return Classifier(names, size, threshold(run), program)
-
-
-def threshold(run: Finished) -> float | None:
-    """See `Prediction`."""
-    return run.results["ood_threshold"]["value"] if run.run.method else None
-
-
-def encoded(finished: Finished) -> tuple[tuple, SotGlp | ZeroShot]:
-    """The first arguments of `outputs`, without the text tower, whose work is done; the method."""
-    run = finished.run
-    method, classes = run.zero_shot, run.sentences
-    if run.method:
-        chunk = run.classes_per_pass(finished.trained)
-        method, classes = run.method, pack(run.classes, chunk=chunk)
-    text = jax.jit(method.encode_classes)(finished.trained, run.frozen, classes)
-    frozen = {name: run.frozen[name] for name in ("vision", "logit_scale")}
-    return (frozen, finished.trained, text), method
-
-
-def outputs(
-    frozen: dict,
-    trained: dict,
-    text: ClassFeatures | Float[Array, "C D"],
-    pixels: UInt8[Array, "B R R 3"],
-    *,
-    method: SotGlp | ZeroShot,
-) -> dict:
-    """Probabilities (B, C) by classifier; for SOT-GLP "ood_score" (B,) and the fields of "maps".
-
-    Args:
-      frozen: CLIP's vision tower and scale.
-      trained: the trained tree.
-      text: what `encode_classes` gave.
-      pixels: images as evaluation sees them.
-      method: what was trained, or zero-shot CLIP; static.
-    """
-    scores = method.score(
-        trained, frozen, text, image_features(method.towers, frozen, {"image": pixels})
-    )
-    found = {name: jax.nn.softmax(x) for name, x in scores.logits.items()}
-    if isinstance(scores, Scores):
-        labels = scores.logits["fused"].argmax(-1)
-        found |= {"ood_score": ood.score(scores), "maps": vars(maps.of(scores, labels))}
-    return found

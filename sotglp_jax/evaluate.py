@@ -1,40 +1,119 @@
-"""Evaluation of a run: accuracies, results.json and the table."""
+"""Evaluation of a run: one pass over the test images for all evaluators, results.json, the table."""
 
 import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
-from sotglp_jax import cache, fusion, hosts, maps, sharding, tables, workdir
+from sotglp_jax import features, hosts, maps, ood, sharding, tables, workdir
 from sotglp_jax.checkpoint import Checkpoints
-from sotglp_jax.data import fewshot, loader, transforms
+from sotglp_jax.data import fewshot, transforms
 from sotglp_jax.data.sources import Source
-from sotglp_jax.evaluators import classification, ood
-from sotglp_jax.methods.packing import PackedClasses, pack
-from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.errors import InputError
+from sotglp_jax.evaluators import classification, specialisation
+from sotglp_jax.evaluators import ood as detection
+from sotglp_jax.methods.contract import PADDING, Method, Params
 from sotglp_jax.run import Run, seen_classes
-from sotglp_jax.state import restore
+from sotglp_jax.settings import defaults, flatten
+from sotglp_jax.state import restore, trained
+
+SHOWN = ("maps",)  # of what is observed, what is too large to keep of every image
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded:
-    """What the scores of any image are made with, on every device; encoded once a run.
+class Observer:
+    """Looks at images with a method, and with zero-shot CLIP beside it.
 
     Attributes:
+      run: whose images they are.
+      mesh: the devices.
+      methods: the method, and behind it zero-shot CLIP where that is another one.
+      params: the method's parameters.
       frozen: CLIP's weights.
-      trained: the trainable tree.
-      texts: class features of each of `_methods`.
+      texts: class features of each of `methods`, encoded once.
     """
 
+    run: Run
+    mesh: Mesh
+    methods: tuple[Method, ...]
+    params: Params
     frozen: dict
-    trained: dict
     texts: tuple
+
+    def observe(self, source: Source, title: str) -> Iterator[tuple[np.ndarray, dict]]:
+        """Yields the labels of every batch and what `observe` gives of it, padding included."""
+        options = {"methods": self.methods, "temperature": self.run.config.ood.temperature}
+        step = jax.jit(
+            functools.partial(observe, **options), out_shardings=sharding.replicated(self.mesh)
+        )
+        for batch in features.test_batches(self.run, self.methods[0], source, self.mesh, title):
+            labels = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))(
+                batch["label"]
+            )
+            yield np.asarray(labels), step(self.params, self.frozen, self.texts, batch)
+
+    def collect(
+        self, source: Source, title: str, shown: Sequence[int] = ()
+    ) -> tuple[np.ndarray, dict, dict]:
+        """The labels of all images and what was observed of them.
+
+        Args:
+          source: the images.
+          title: of the progress bar.
+          shown: positions of the images whose maps are wanted too, ascending.
+
+        Returns:
+          Labels (N,), the observed values as arrays (N, ...), and the maps of the images shown.
+        """
+        labels, values, pictures, first = [], [], [], 0
+        for found, observed in self.observe(source, title):
+            real = found != PADDING
+            places = [i - first for i in shown if first <= i < first + len(real)]
+            if places:
+                pictures.append(jax.tree.map(lambda x: np.asarray(x)[places], observed["maps"]))
+            kept = jax.device_get({k: x for k, x in observed.items() if k not in SHOWN})
+            values.append(jax.tree.map(lambda x, real=real: x[real], kept))
+            labels.append(found[real])
+            first += int(real.sum())
+        joined = [jax.tree.map(lambda *x: np.concatenate(x), *x) if x else {} for x in (values, pictures)]
+        return np.concatenate(labels), *joined
+
+
+def observe(
+    params: Params,
+    frozen: dict,
+    texts: tuple,
+    batch: dict,
+    *,
+    methods: tuple[Method, ...],
+    temperature: float,
+) -> dict[str, Any]:
+    """What all evaluators want to know of a batch, (B, ...) each.
+
+    Returns:
+      "predicted": classes by classifier; "finite"; "ood", "specialisation" and "maps" as far as
+      the method has the parts that they need, see `evaluators` and `maps`.
+    """
+    image = features.of_batch(methods[0], params, frozen, batch)
+    found: dict[str, Any] = {"predicted": {}}
+    for method, text in zip(methods, texts, strict=True):
+        own = image if "cls" in image else method.encode_images({}, frozen, batch["image"])
+        scores = method.score(params, frozen, text, image if method is methods[0] else own)
+        found["predicted"] |= classification.predict(scores.logits)
+        if method is methods[0]:
+            decides = next(iter(method.logits))
+            found["finite"] = jax.numpy.isfinite(scores.logits[decides]).all(-1)
+            found["ood"] = detection.compute(scores, decides, temperature)
+            found["specialisation"] = specialisation.compute(scores, batch["label"])
+            shown = maps.compute(scores, batch["label"])
+            found["maps"] = vars(shown) if shown else {}
+    return found
 
 
 def evaluate(run: Run) -> None:
@@ -44,151 +123,176 @@ def evaluate(run: Run) -> None:
       InputError: the run folder holds no checkpoint.
     """
     mesh = sharding.make_mesh(run.config.mesh)
-    sharding.check_batch_size(run.config.train.batch_size, mesh)
-    state, meta = {"step": 0}, {"train_seconds": 0.0}
-    if run.method:
-        checkpoints = Checkpoints(run.workdir)
-        state, meta = restore(run, checkpoints, sharding.replicated(mesh))
-        checkpoints.close()
-    workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
-    report(run, mesh, state, meta["train_seconds"])
+    whole = sharding.replicated(mesh)
+    with jax.set_mesh(mesh):
+        frozen, names = jax.device_put(run.frozen, whole), run.names_on(mesh, run.method)
+        state, meta = {"step": 0, "params": {}}, {"train_seconds": 0.0}
+        if run.method.learns:
+            checkpoints = Checkpoints(run.workdir)
+            state, meta = restore(run, frozen, names, checkpoints, whole)
+            checkpoints.close()
+        workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
+        report(run, mesh, frozen, names, state, meta["train_seconds"])
 
 
-def report(run: Run, mesh: Mesh, state: dict, train_seconds: float) -> None:
-    """Measures all accuracies on the test images, writes results.json and prints the table."""
+def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds: float) -> None:
+    """Evaluates a state on everything that the run names; writes results.json, prints the table.
+
+    Args:
+      run: the run.
+      mesh: the devices, which are those of `jax.set_mesh`.
+      frozen: CLIP's weights on them.
+      names: the class names, packed.
+      state: see `state.State`.
+      train_seconds: what the training took.
+
+    Raises:
+      InputError: the parameters give no finite logits.
+    """
     began = time.monotonic()
-    mesh = sharding.flat(mesh)
-    frozen = jax.device_put(run.frozen, sharding.replicated(mesh))
-    encoded = _encode(run, mesh, state, frozen)
-    weights = _fusion(run, mesh, encoded) if run.method else None
-    if weights and not run.method.learn_fusion:
-        run = _with_fusion(run, *weights)
-    judged = measure(run, mesh, encoded)
-    confusion = judged.pop("confusion", None)
+    params = _finished(run, mesh, frozen, names, trained(run, state))
+    observer = _observer(run, mesh, run.method, params, frozen, names)
+    shown = maps.first_of_classes(run.dataset.test.labels) if hosts.first() else ()
+    labels, seen, pictures = observer.collect(run.dataset.test, "testing", shown)
+    if not seen["finite"].all():
+        raise InputError(
+            f"the parameters in {run.workdir} give no finite logits: train again with a lower "
+            "--config.train.lr in another --workdir."
+        )
     results = {
-        **judged,
+        "method": describe(run),
+        "accuracy": _accuracies(run.method, seen["predicted"], labels),
+        **_specialisation(seen["specialisation"]),
         "images": {"train": len(run.train), "test": len(run.dataset.test)},
         "protocol": protocol(run),
         "targets": {
-            name: _on_target(run, target, mesh, state, frozen)
+            name: _on_target(run, target, mesh, frozen, params)
             for name, target in run.targets.items()
         },
         "config": run.settings,
-        "fusion": weights and dict(zip(("global", "local"), weights, strict=True)),
+        "learned": run.method.summary(params),
         "step": int(state["step"]),
-        "seconds": {"train": train_seconds, "test": time.monotonic() - began},
+        "seconds": {"train": train_seconds},
         "versions": workdir.versions(),
     }
-    if run.method:
-        workdir.write_arrays(run.workdir / classification.CONFUSION, counts=confusion)
-        workdir.write_arrays(run.workdir / maps.FILE, **_maps(run, mesh, encoded))
-        results["ood_threshold"] = _threshold(run, mesh, encoded)
+    if run.method.learns:
+        workdir.write_tensors(run.workdir / workdir.PARAMS, params)
+        decides = seen["predicted"][next(iter(run.method.logits))]
+        counts = classification.confusion(decides, labels, len(run.dataset.class_names))
+        workdir.write_arrays(run.workdir / classification.CONFUSION, counts=counts)
+        if "single" in seen["ood"]:
+            results["ood_threshold"] = _threshold(run, observer, seen["ood"])
+    if pictures:
+        examples = maps.examples(run.dataset, shown, pictures, run.arch.image_size)
+        workdir.write_arrays(run.workdir / maps.FILE, **maps.arrays(examples))
     if run.ood:
-        results["ood"] = _detect(run, mesh, encoded)
+        results["ood"] = _detect(run, observer, seen["ood"])
+    results["seconds"]["test"] = time.monotonic() - began
     workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
     print(tables.of_run(results))
     print(f"run folder: {run.workdir}")
 
 
-def _fusion(run: Run, mesh: Mesh, encoded: Encoded) -> tuple[float, float]:
-    """Weights of the global and the local branch in the prediction."""
+def _finished(run: Run, mesh: Mesh, frozen: dict, names, params: Params) -> Params:
+    """The parameters after `Method.finish`."""
     method = run.method
-    if method.learn_fusion:
-        return method.global_weight, float(np.exp(encoded.trained["log_fusion"]))
-    if run.config.method.fusion == "fixed":
-        return method.global_weight, method.fusion_weight
-    score = _scorer(run, mesh, encoded, fusion.measure)
-    return fusion.choose(score(run.dataset.val, "validating"), method.fusion_weight)
+    encode = jax.jit(functools.partial(features.of_batch, method))
+
+    def images(part: str) -> Iterator:
+        source = run.dataset.parts[part]
+        for batch in features.test_batches(run, method, source, mesh, f"{part} images"):
+            yield encode(params, frozen, batch), batch["label"]
+
+    text = jax.jit(method.encode_classes)(params, frozen, names)
+    return method.finish(params, frozen, text, images)
 
 
-def _with_fusion(run: Run, of_global: float, of_local: float) -> Run:
-    def weigh(run: Run) -> Run:
-        if not isinstance(run.method, SotGlp):
-            return run
-        method = dataclasses.replace(run.method, global_weight=of_global, fusion_weight=of_local)
-        return dataclasses.replace(run, method=method)
-
-    targets = {name: weigh(target) for name, target in run.targets.items()}
-    return dataclasses.replace(weigh(run), targets=targets)
-
-
-def _methods(run: Run) -> tuple:
-    """Zero-shot CLIP, and behind it what was trained."""
-    return (run.zero_shot, run.method) if run.method else (run.zero_shot,)
+def _observer(run: Run, mesh: Mesh, method: Method, params: Params, frozen: dict, names):
+    methods, texts = [method], [jax.jit(method.encode_classes)(params, frozen, names)]
+    for plain in run.baseline:
+        if type(plain) is not type(method):
+            methods.append(plain)
+            encode = jax.jit(plain.encode_classes)
+            texts.append(encode({}, frozen, run.names_on(mesh, plain)))
+    return Observer(run, mesh, tuple(methods), params, frozen, tuple(texts))
 
 
-def _encode(run: Run, mesh: Mesh, state: dict, frozen: dict) -> Encoded:
-    trained = jax.device_put(state.get("trainable", {}), sharding.replicated(mesh))
-    tokens = run.sentences, *([_classes(run, state)] if run.method else [])
-    texts = tuple(
-        jax.jit(method.encode_classes)(trained, frozen, text)
-        for method, text in zip(_methods(run), tokens, strict=True)
-    )
-    return Encoded(frozen, trained, texts)
+def _accuracies(method: Method, predicted: dict, labels: np.ndarray) -> dict[str, float]:
+    """Zero-shot CLIP's, and behind it those of the method's classifiers in its order."""
+    names = [*(predicted.keys() - method.logits.keys()), *method.logits]
+    return {name: classification.accuracy(predicted[name], labels) for name in names}
 
 
-def _scorer(run: Run, mesh: Mesh, encoded: Encoded, measure: Callable) -> Callable:
-    """A function of (source, title) that yields what `measure` gives for every batch."""
-    method, text = _methods(run)[-1], encoded.texts[-1]
-    whole = sharding.replicated(mesh)  # on every process
-    step = jax.jit(functools.partial(measure, method=method), out_shardings=whole)
-
-    def score(source: Source, title: str, pixels: bool = False) -> Iterator[dict]:
-        for batch in _batches(run, source, mesh, title, pixels):
-            yield jax.device_get(step(encoded.frozen, encoded.trained, text, batch))
-
-    return score
+def _specialisation(values: dict) -> dict:
+    means = {name: x.mean(0).tolist() for name, x in values.items()}
+    return {"specialisation": means} if means else {}
 
 
-def _maps(run: Run, mesh: Mesh, encoded: Encoded) -> dict[str, np.ndarray]:
-    """Of some test images, where the local prompts of their classes look."""
-    source = maps.first_of_classes(run.dataset.test)
-    parts = _scorer(run, mesh, encoded, maps.measure)(source, "maps", pixels=True)
-    return maps.arrays(maps.collect(parts, run.dataset.class_names))
-
-
-def _on_target(run: Run, target: Run, mesh: Mesh, state: dict, frozen: dict) -> dict:
+def _on_target(run: Run, target: Run, mesh: Mesh, frozen: dict, params: Params) -> dict:
     """Results on another data set, with the prompts that may be used there."""
-    if isinstance(target.method, SotGlp):
-        labels = seen_classes(run, target.dataset)
-        trained = run.method.select_classes(state["trainable"], labels)
-        state = state | {"trainable": trained}
+    found = run.method.on(params, seen_classes(run, target.dataset)) if run.method.learns else None
+    plain = target.baseline[0] if target.baseline else run.method
+    method, own = found or (plain, {})
+    names = target.names_on(mesh, run.method if found else plain)
+    observer = _observer(target, mesh, method, own, frozen, names)
+    labels, seen, _ = observer.collect(target.dataset.test, target.dataset.name)
     return {
-        "accuracy": measure(target, mesh, _encode(target, mesh, state, frozen))["accuracy"],
+        "accuracy": _accuracies(method, seen["predicted"], labels),
         "images": {"test": len(target.dataset.test)},
         "protocol": protocol(target),
+        "note": method.note,
     }
 
 
-def _detect(run: Run, mesh: Mesh, encoded: Encoded) -> dict:
+def _detect(run: Run, observer: Observer, inside: dict) -> dict:
     """Results of out-of-distribution detection; all scores go into ood_scores.npz."""
-    temperature, classes = run.config.ood.temperature, len(run.dataset.class_names)
-    score = _scorer(run, mesh, encoded, functools.partial(ood.measure, temperature=temperature))
-    sources = {"test": run.dataset.test} | run.ood
-    scores = {name: ood.collect(score(source, name), classes) for name, source in sources.items()}
+    classes = len(run.dataset.class_names)
+    scores = {"test": detection.collect(inside, classes)}
+    for name, source in run.ood.items():
+        scores[name] = detection.collect(observer.collect(source, name)[1]["ood"], classes)
     arrays = {f"{s}/{k}": x for s, named in scores.items() for k, x in named.items()}
     workdir.write_arrays(run.workdir / "ood_scores.npz", **arrays)
-    judged = ood.judge(scores["test"], {name: scores[name] for name in run.ood})
-    images = {name: len(source) for name, source in sources.items()}
-    return {"temperature": temperature, "images": images, "scores": dict(judged)}
+    found = detection.evaluate(scores["test"], {name: scores[name] for name in run.ood})
+    images = {"test": len(run.dataset.test)} | {n: len(source) for n, source in run.ood.items()}
+    temperature = run.config.ood.temperature
+    return {"temperature": temperature, "images": images, "scores": dict(found)}
 
 
-def _threshold(run: Run, mesh: Mesh, encoded: Encoded) -> dict:
+def _threshold(run: Run, observer: Observer, inside: dict) -> dict:
     """The OOD score that 95 % of the validation shots reach; of test images where there are none.
 
     Of a few shots 5 % are one image or none, so their threshold is a rough one; the number of
     images stands beside it.
     """
-    part = "val" if len(run.dataset.val) else "test"
-    source = run.dataset.parts[part]
-    source = source.take(range(0, len(source), -(-len(source) // ood.MOST)))
-    value = ood.limit(_scorer(run, mesh, encoded, ood.rate)(source, "threshold"))
-    return {"score": "gl_mcm", "value": value, "part": part, "images": len(source)}
+    part, values = "test", inside["single"][:: -(-len(inside["single"]) // detection.MOST)]
+    if len(run.dataset.val):
+        part, source = "val", run.dataset.val
+        source = source.take(range(0, len(source), -(-len(source) // detection.MOST)))
+        values = observer.collect(source, "threshold")[1]["ood"]["single"]
+    name = "gl_mcm" if "l_mcm" in inside else "mcm"
+    return {"score": name, "value": ood.threshold(values), "part": part, "images": len(values)}
+
+
+def describe(run: Run) -> dict:
+    """What tables need to know of a run's method, so that they know no method themselves."""
+    method, variant = run.method, run.config.variant
+    title = method.variants[variant].title if variant in method.variants else method.title
+    usual = defaults(run.settings | {"variant": "full"})
+    return {
+        "name": run.config.method.name,
+        "title": title,
+        "variant": variant,
+        "learns": method.learns,
+        "logits": dict(method.logits),
+        "usual": {name: usual[f"method.{name}"] for name in method.options()},
+        "symbols": dict(method.symbols),
+    }
 
 
 def protocol(run: Run) -> dict:
     """What must be equal for two results to be comparable."""
-    config = run.config
+    config, usual = run.config, defaults(run.settings)
+    ignored = {*workdir.EXECUTION, "shots", "seed", "data.sampler", "precision", "clip.sha256"}
     return {
         "dataset": run.dataset.name,
         "classes": len(run.dataset.class_names),
@@ -202,39 +306,13 @@ def protocol(run: Run) -> dict:
         "transforms": transforms.VERSION,
         "clip": config.clip.name,
         "clip_sha256": run.settings["clip.sha256"],
-        "activation": run.zero_shot.towers.vision.activation,
+        "activation": run.method.towers.vision.activation,
+        "method": config.method.name,
         "recipe": config.recipe,
         "precision": config.precision,
+        "changed": {
+            key: value
+            for key, value in flatten(config).items()
+            if key not in ignored and usual.get(key) != value
+        },
     }
-
-
-def _classes(run: Run, state: dict) -> PackedClasses:
-    return pack(run.classes, chunk=run.classes_per_pass(state["trainable"]))
-
-
-def measure(run: Run, mesh: Mesh, encoded: Encoded) -> dict[str, dict | np.ndarray]:
-    """What `classification.judge` sums up over the test images; see `classification.means`.
-
-    Classifiers are zero_shot, and fused, global and local where trained.
-    """
-    options = {"towers": run.zero_shot.towers, "methods": _methods(run)}
-    sums = (
-        classification.judge(encoded.frozen, encoded.trained, encoded.texts, batch, **options)
-        for batch in _batches(run, run.dataset.test, mesh, "testing")
-    )
-    return classification.means(sums, len(run.dataset.test))
-
-
-def _batches(
-    run: Run, source: Source, mesh: Mesh, title: str, pixels: bool = False
-) -> Iterator[loader.Batch]:
-    """Every image of a source once, on the devices: pixels, or cached features if those will do."""
-    size = -(-run.config.train.batch_size // mesh.size) * mesh.size
-    options = {"batch_size": size, "rows": sharding.local_rows(size, mesh)}
-    if run.config.cache.views and not pixels:
-        batches = cache.test_batches(cache.of_test(run, source, mesh), **options)
-    else:
-        options |= {"image_size": run.arch.image_size, "workers": run.workers}
-        batches = loader.test_batches(source, **options)
-    for batch in tqdm(batches, title, -(-len(source) // size), disable=hosts.no_bar()):
-        yield sharding.put_batch(batch, mesh)

@@ -29,26 +29,29 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     import jax
     import jax.numpy as jnp
 
-    from sotglp_jax import official, workdir
+    from sotglp_jax import official, sharding, workdir
     from sotglp_jax.checkpoint import Checkpoints
     from sotglp_jax.run import prepare
     from sotglp_jax.state import init_state
 
     tensors = official.read(path)
     run = prepare(config, folder)
-    if not run.method:
-        raise InputError("zero-shot CLIP has no prompts to bring in: choose another variant.")
+    official.check_known(run.method)
     if (run.workdir / "checkpoints").exists():
         raise InputError(f"{run.workdir} holds a run already: choose another --workdir.")
-    state = init_state(run)
-    shapes = {name: x.shape for name, x in state["trainable"].items()}
-    state["trainable"] = jax.tree.map(jnp.asarray, official.from_official(tensors, shapes))
+    names = run.names_on(sharding.make_mesh(1), run.method)
+    state = init_state(run, run.frozen, names)
+    shapes = {name: x.shape for name, x in state["params"].items()}
+    found = official.from_official(run.method, tensors, shapes)
+    state["params"] = jax.tree.map(jnp.asarray, found)
+    if "average" in state:
+        state["average"] = state["params"]
     state["step"] = jnp.full((), run.total_steps, jnp.int32)
     workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
     checkpoints = Checkpoints(run.workdir, create=True)
     checkpoints.save(run.total_steps, state, {"train_seconds": 0.0})
     checkpoints.close()
-    if unused := sorted(name for name in tensors if re.fullmatch(official.UNUSED, name)):
+    if unused := sorted(x for x in tensors if re.fullmatch(run.method.torch_unused, x)):
         print(f"left out, since no score depends on them: {', '.join(unused)}")
     print(f"run folder: {run.workdir}, to be evaluated by sotglp_jax.main with the same --config")
 
@@ -66,11 +69,10 @@ def take_out(folder: Path, out: Path) -> None:
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out={out} must end in .safetensors.")
-    trained = finished.load(folder).trained
-    if not trained:
-        raise InputError(f"{folder} is a run of zero-shot CLIP, which learned nothing.")
+    found = finished.load(folder)
+    official.check_known(found.run.method)
     try:
-        save_file(official.to_official(trained), out)
+        save_file(official.to_official(found.run.method, found.params), out)
     except (SafetensorError, OSError):
         raise InputError(f"{out} cannot be written: choose another --out.") from None
     print(f"prompts: {out}")

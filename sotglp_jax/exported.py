@@ -7,17 +7,17 @@ it, which reads such files by flatbuffers.
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.export
 import jax.numpy as jnp
 
-from sotglp_jax import classifier, finished, workdir
-from sotglp_jax.classifier import Classifier
+from sotglp_jax import finished, outputs, workdir
 from sotglp_jax.data import transforms
 from sotglp_jax.errors import InputError
 
-VERSION = 1
+VERSION = 2
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUT = (
     "uint8 (images, image_size, image_size, 3), RGB: the short side resized to image_size by "
@@ -25,7 +25,7 @@ INPUT = (
     "normalises by mean and std"
 )
 OUTPUT = (
-    "softmax probabilities (images, classes) by classifier; ood_score (images,), higher in "
+    "softmax probabilities (images, classes) by classifier, of `logits` the first decides; ood_score (images,), higher in "
     "distribution; maps: where the local prompts of the most probable class look"
 )
 
@@ -55,26 +55,27 @@ def write(run_folder: Path, out: Path, precision: str = "") -> None:
 
 
 def _program(run: finished.Finished) -> bytes:
-    arguments, method = classifier.encoded(run)
+    arguments = outputs.arguments(run)
 
-    def outputs(pixels):
-        return classifier.outputs(*arguments, pixels, method=method)
+    def compute(pixels):
+        return outputs.compute(*arguments, pixels, method=run.run.method)
 
     size = run.run.arch.image_size
     shape = jax.export.symbolic_shape(f"images, {size}, {size}, 3")
     pixels = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    return bytes(jax.export.export(jax.jit(outputs), platforms=PLATFORMS)(pixels).serialize())
+    return bytes(jax.export.export(jax.jit(compute), platforms=PLATFORMS)(pixels).serialize())
 
 
 def _about(run: finished.Finished) -> dict:
-    towers = run.run.zero_shot.towers
+    method = run.run.method
     return {
         "version": VERSION,
         "class_names": run.run.dataset.class_names,
         "image_size": run.run.arch.image_size,
-        "mean": towers.mean,
-        "std": towers.std,
-        "threshold": classifier.threshold(run),
+        "mean": method.towers.mean,
+        "std": method.towers.std,
+        "logits": tuple(method.logits),
+        "threshold": outputs.threshold(run),
         "precision": run.run.config.precision,
         "transforms": transforms.VERSION,
         "input": INPUT,
@@ -83,8 +84,8 @@ def _about(run: finished.Finished) -> dict:
     }
 
 
-def load(path: Path) -> Classifier:
-    """The classifier that `write` wrote.
+def load(path: Path) -> tuple[dict, Callable]:
+    """What `write` wrote: the description, and the program as a function of pixels.
 
     Raises:
       InputError: it is not there, is no export, one of another version, or damaged.
@@ -107,8 +108,7 @@ def load(path: Path) -> Classifier:
         )
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
         raise InputError(f"{path} is not the file that {_beside(path)} describes: copy both again.")
-    program = jax.jit(jax.export.deserialize(bytearray(content)).call)
-    return Classifier(tuple(about["class_names"]), about["image_size"], about["threshold"], program)
+    return about, jax.jit(jax.export.deserialize(bytearray(content)).call)
 
 
 def _beside(path: Path) -> Path:

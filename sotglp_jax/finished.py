@@ -5,15 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from sotglp_jax import clip, workdir
-from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data.sources import Dataset, Source, read_image
 from sotglp_jax.errors import InputError
 from sotglp_jax.run import Run, assemble
-from sotglp_jax.settings import unflatten, validate
-from sotglp_jax.state import restore
+from sotglp_jax.settings import defaults, unflatten, validate
 
 NO_IMAGES = Source(read_image, (), (), ())
 
@@ -23,14 +19,13 @@ class Finished:
     """What is left of a run when it has ended.
 
     Attributes:
-      run: as `run.prepare` gives it, but without images; its method has the weights of the fused
-        prediction.
-      trained: the trained tree, {} where nothing is learned.
+      run: as `run.prepare` gives it, but without images.
+      params: the finished parameters, {} where nothing is learned.
       results: its results.json.
     """
 
     run: Run
-    trained: dict
+    params: dict
     results: dict
 
 
@@ -47,14 +42,9 @@ def load(folder: Path, precision: str = "") -> Finished:
     if not (folder / workdir.CONFIG).is_file():
         raise InputError(f"{folder} is no run folder: it has no {workdir.CONFIG}.")
     results = _results(folder)
-    config = unflatten({k: x for k, x in results["config"].items() if k != "clip.sha256"})
-    try:
-        validate(config)
-    except KeyError as error:
-        raise InputError(
-            f"{folder} lacks the setting {error}, so another version of this package wrote it: "
-            "train it again."
-        ) from None
+    stated = {k: x for k, x in results["config"].items() if k != "clip.sha256"}
+    config = unflatten(defaults(stated) | stated)
+    validate(config)
     if precision:
         config.precision = precision
     loaded = clip.load(config.clip.name, config.clip.activation)
@@ -64,13 +54,8 @@ def load(folder: Path, precision: str = "") -> Finished:
             f"the weights of clip={config.clip.name} are not those that the run {folder} was made "
             "with: restore them."
         )
-    if not run.method:
-        return Finished(run, {}, results)
-    checkpoints = Checkpoints(folder)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    state, _ = restore(run, checkpoints, device)
-    checkpoints.close()
-    return Finished(_with_weights(run, results["fusion"]), state["trainable"], results)
+    params = workdir.load_tensors(folder / workdir.PARAMS) if run.method.learns else {}
+    return Finished(run, params, results)
 
 
 def _results(folder: Path) -> dict:
@@ -81,9 +66,8 @@ def _results(folder: Path) -> dict:
             f"{folder} holds a run that is not finished: finish it with the command that started "
             f"it, {command}."
         )
-    results = _read(path)
-    learned = results.get("step")
-    if not (folder / workdir.CLASSES).is_file() or (learned and "ood_threshold" not in results):
+    results = _load(path)
+    if not (folder / workdir.CLASSES).is_file() or "method" not in results:
         raise InputError(
             f"{folder} was evaluated by an older version, which left out what predictions need: "
             f"evaluate it again with {command} --mode=eval, with its own --config."
@@ -91,7 +75,7 @@ def _results(folder: Path) -> dict:
     return results
 
 
-def _read(path: Path) -> Any:
+def _load(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError:
@@ -100,14 +84,5 @@ def _read(path: Path) -> Any:
 
 def _without_images(folder: Path, results: dict) -> Dataset:
     protocol = results["protocol"]
-    names = tuple(_read(folder / workdir.CLASSES))
+    names = tuple(_load(folder / workdir.CLASSES))
     return Dataset(protocol["dataset"], names, protocol["template"], *[NO_IMAGES] * 3)
-
-
-def _with_weights(run: Run, fusion: dict) -> Run:
-    if run.method.learn_fusion:  # they are in the trained tree
-        return run
-    method = dataclasses.replace(
-        run.method, global_weight=fusion["global"], fusion_weight=fusion["local"]
-    )
-    return dataclasses.replace(run, method=method)

@@ -10,13 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sotglp_jax.clip import hub
-from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax import sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators.classification import CONFUSION
 from sotglp_jax.finished import Finished
-from sotglp_jax.methods.packing import pack
-from sotglp_jax.methods.sotglp import unit
+from sotglp_jax.methods.similarity import unit
 
 SAMPLE = 256  # words that the yardstick is taken from
 
@@ -73,22 +71,19 @@ def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a**2).sum(-1)[:, None] - 2 * a @ b.T + (b**2).sum(-1)
 
 
-def tokenizer(found: Finished) -> Tokenizer:
-    """The tokenizer of the run's CLIP."""
-    run = found.run
-    return Tokenizer(hub.find(run.config.clip.name).tokenizer, run.arch.context_length)
-
-
-def similarities(found: Finished) -> Float[Array, "C Nl Nl"]:
-    """Cosines of the text features of each class's local prompts."""
-    run = found.run
-    classes = pack(run.classes, chunk=run.classes_per_pass(found.trained))
-    text = jax.jit(run.method.encode_classes)(found.trained, run.frozen, classes)
-    features = np.asarray(unit(text.local))
+def similarities(found: Finished) -> Float[Array, "C N N"] | None:
+    """Cosines of the text features of each class's prompts; None where classes have no several."""
+    run, method = found.run, found.run.method
+    names = run.names_on(sharding.make_mesh(1), method)
+    text = jax.jit(method.encode_classes)(found.params, run.frozen, names)
+    features = method.prompt_features(text)
+    if features is None:
+        return None
+    features = np.asarray(unit(features))
     return features @ features.swapaxes(-1, -2)
 
 
-def overlaps(similarities: Float[Array, "C Nl Nl"]) -> Float[Array, " C"]:
+def overlaps(similarities: Float[Array, "C N N"]) -> Float[Array, " C"]:
     """The mean cosine of two different prompts of each class; 1 where there is but one."""
     n = similarities.shape[-1]
     if n == 1:
@@ -97,7 +92,7 @@ def overlaps(similarities: Float[Array, "C Nl Nl"]) -> Float[Array, " C"]:
 
 
 def confusion(folder: Path) -> Int[Array, "C C"]:
-    """Test images by true class and by the class that the fused logits gave.
+    """Test images by true class and by the class that the deciding logits gave.
 
     Raises:
       InputError: the run folder has none, or it is damaged.

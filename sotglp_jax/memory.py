@@ -5,10 +5,8 @@ import os
 import jax
 import jax.numpy as jnp
 
-from sotglp_jax.clip.text import TextTransformer
-from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.packing import pack
+from sotglp_jax.methods.contract import Method
 
 SHARE = 0.4  # of a device's memory, for what the text tower keeps for its backward pass
 
@@ -22,27 +20,21 @@ def limit() -> int:
     return machine // jax.local_device_count()
 
 
-def classes_per_pass(
-    text: TextTransformer, tokens: Tokens, trainable: dict, devices: int = 1
-) -> int:
+def classes_per_pass(method: Method, length: int, classes: int, devices: int = 1) -> int:
     """Classes that the text tower takes at once so that its memory stays within `SHARE`.
 
     Args:
-      text: the tower.
-      tokens: the class names.
-      trainable: the prompts, see `SotGlp.init`.
+      method: what runs through the tower.
+      length: tokens of the longest class name.
+      classes: their number.
       devices: that share the classes.
     """
-    n_global, m, _ = trainable["global_prompts"].shape
-    n_local, classes = trainable["local_prompts"].shape[-3], pack(tokens)
-    rows = sum(
-        name.eot.size * (n_global * name.ids.shape[-1] + n_local * (m + name.ids.shape[-1]))
-        for name in classes.names
-    )
+    text = method.towers.text
     # Queries, keys and values; the stream before and after attention; the MLP's hidden units.
     kept = 3 * text.width * jnp.dtype(text.dtype).itemsize + 4 * (2 * text.width + text.mlp_width)
-    passes = -(-rows * text.layers * kept // devices // int(SHARE * limit()))
-    return -(-len(tokens.eot) // devices // max(passes, 1))
+    of_class = method.text_tokens(length) * text.layers * kept
+    passes = -(-classes * of_class // devices // int(SHARE * limit()))
+    return -(-classes // devices // max(passes, 1))
 
 
 def needed(program: jax.stages.Compiled) -> int:
@@ -63,6 +55,6 @@ def describe(program: jax.stages.Compiled) -> str:
         raise InputError(
             f"a training step needs {asked / 1e9:.1f} GB on each device and there are "
             f"{there / 1e9:.1f} GB: set fewer classes per pass with --config.text.chunk, more "
-            "devices along the classes with --config.mesh, or --config.precision=bf16."
+            "devices with --config.mesh, or --config.precision=bf16."
         )
     return f"a training step needs {asked / 1e9:.2f} of {there / 1e9:.1f} GB on each device"

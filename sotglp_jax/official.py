@@ -1,4 +1,4 @@
-"""Names, layouts and files of the authors' PyTorch code."""
+"""Names, layouts and files of the methods' PyTorch code."""
 
 import argparse
 import re
@@ -8,46 +8,48 @@ from pathlib import Path
 import numpy as np
 
 from sotglp_jax.clip import weights
-from sotglp_jax.clip.weights import SAME, TRANSPOSE
 from sotglp_jax.errors import InputError
-
-# Ours -> theirs, and how theirs becomes ours; PyTorch keeps the projection transposed.
-NAMES = {
-    "global_prompts": ("global_prompt", SAME),
-    "local_prompts": ("local_prompts", SAME),
-    "local_projection": ("local_proj.linear.weight", TRANSPOSE),
-    "log_fusion": ("log_fusion", SAME),  # theirs has none: of method.fusion=learned
-}
-# Parameters that their model carries from earlier forms and that no score depends on.
-UNUSED = r"[AB]|(multi_head_attention_layer|ff_begin|ln1_begin|ln2_begin)\..+"
+from sotglp_jax.methods.contract import Method
 
 
-def to_official(trained: Mapping) -> dict[str, np.ndarray]:
-    """A trained tree under their names and in their layouts, float32."""
+def check_known(method: Method) -> None:
+    """Raises `InputError` for a method whose parameters have no names in PyTorch."""
+    if not method.torch_names:
+        raise InputError(f"{method.title} has no parameters under names of PyTorch code.")
+
+
+def to_official(method: Method, params: Mapping) -> dict[str, np.ndarray]:
+    """The parameters under their authors' names and in their layouts, float32."""
     return {
-        NAMES[ours][0]: np.array(NAMES[ours][1][0](np.asarray(x)), np.float32, order="C")
-        for ours, x in trained.items()
+        theirs: np.array(layout[0](np.asarray(params[ours])), np.float32, order="C")
+        for ours, (theirs, layout) in method.torch_names.items()
+        if ours in params
     }
 
 
-def from_official(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> dict:
-    """The trained tree that their tensors stand for.
+def from_official(
+    method: Method, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]
+) -> dict[str, np.ndarray]:
+    """The parameters that their authors' tensors stand for.
 
     Args:
+      method: whose parameters they are.
       tensors: theirs by name.
-      shapes: of the tree's leaves by name.
+      shapes: of the parameters by name.
 
     Raises:
       InputError: lists every missing, left-over and misshapen tensor.
     """
-    expected = {NAMES[ours][0]: NAMES[ours][1][1](shape) for ours, shape in shapes.items()}
-    if faults := weights.mismatch(tensors, expected, UNUSED):
+    known = {ours: method.torch_names[ours] for ours in shapes}
+    expected = {theirs: layout[1](shapes[ours]) for ours, (theirs, layout) in known.items()}
+    if faults := weights.mismatch(tensors, expected, method.torch_unused):
         raise InputError(
-            f"the file does not fit this configuration: {faults}: choose dataset, clip, variant, "
-            "method.context, method.n_global and method.n_local as it was trained with."
+            f"the file does not fit this configuration: {faults}: choose dataset, clip, method, "
+            "variant and the method's settings as it was trained with."
         )
     return {
-        ours: np.array(NAMES[ours][1][0](tensors[NAMES[ours][0]]), order="C") for ours in shapes
+        ours: np.array(layout[0](tensors[theirs]), order="C")
+        for ours, (theirs, layout) in known.items()
     }
 
 

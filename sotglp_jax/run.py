@@ -1,22 +1,22 @@
 """A run: everything that a configuration names, loaded and checked."""
 
 import dataclasses
-import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sotglp_jax import clip, memory, workdir
+from sotglp_jax import clip, memory, methods, sharding, workdir
 from sotglp_jax.clip import weights
-from sotglp_jax.clip.tokenizer import Tokenizer, Tokens
+from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import datasets, digits, fewshot, loader
 from sotglp_jax.data.sources import Dataset, Source, choose_classes
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.global_branch import GlobalBranch
-from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.methods.contract import Method, Stage
 from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.settings import DTYPES, flatten, validate
 
@@ -30,12 +30,9 @@ class Run:
       settings: the same, flat, and the fingerprint of CLIP's weights.
       workdir: the run folder; not there before `workdir.create`.
       dataset: class names and test images; its train and val parts hold the shots alone.
-      arch: CLIP's dimensions.
-      method: the method to train, None where nothing is learned.
-      zero_shot: CLIP's own classifier on the same towers.
+      clip: the loaded CLIP.
+      method: what is trained, or zero-shot CLIP.
       frozen: CLIP's weights, matrices in the precision of the products.
-      classes: [SOS] name [EOT] of every class.
-      sentences: the zero-shot sentence of every class.
       targets: the same run judged on other data sets or classes, by what the user calls them.
       ood: images to be told from the test images.
     """
@@ -44,14 +41,31 @@ class Run:
     settings: dict
     workdir: Path
     dataset: Dataset
-    arch: clip.Architecture
-    method: SotGlp | None
-    zero_shot: ZeroShot
+    clip: clip.Clip
+    method: Method
     frozen: dict
-    classes: Tokens
-    sentences: Tokens
     targets: dict[str, "Run"] = dataclasses.field(default_factory=dict)
     ood: dict[str, Source] = dataclasses.field(default_factory=dict)
+
+    @property
+    def arch(self) -> clip.Architecture:
+        """CLIP's dimensions."""
+        return self.clip.arch
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the training, none where nothing is trained step by step."""
+        return self.method.stages(self.config.train)
+
+    @property
+    def baseline(self) -> tuple[Method, ...]:
+        """Zero-shot CLIP beside a method that learns."""
+        return (ZeroShot(self.method.towers),) if self.method.learns else ()
+
+    def tokenize(self, method: Method) -> Any:
+        """The data set's class names as a method wants them, on the host."""
+        dataset = self.dataset
+        return method.tokenize(self.clip.tokenizer, dataset.class_names, dataset.template)
 
     @property
     def train(self) -> Source:
@@ -67,19 +81,30 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        """Training steps of the whole run."""
-        return self.config.train.epochs * self.steps_per_epoch
+        """Batches of images in the whole training."""
+        return sum(stage.epochs for stage in self.stages) * self.steps_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
-        """Training steps of an epoch."""
+        """Batches of images in an epoch."""
         return loader.steps_per_epoch(len(self.train), self.config.train.batch_size)
 
-    def classes_per_pass(self, trainable: dict, devices: int = 1) -> int:
-        """Of the text tower, on each of several devices."""
-        text = self.zero_shot.towers.text
+    def names_on(self, mesh: Mesh, method: Method) -> Any:
+        """The class names as a method wants them, packed for the devices of a mesh."""
+        return self.packed(self.tokenize(method), mesh)
+
+    def packed(self, tokens: Any, mesh: Mesh) -> Any:
+        """A tree of `Tokens`, packed for the devices of a mesh."""
+
+        def per_pass(tokens: Tokens) -> int:
+            return self.classes_per_pass(int(tokens.eot.max()), len(tokens.eot), mesh.size)
+
+        return sharding.put_names(tokens, mesh, per_pass)
+
+    def classes_per_pass(self, length: int, classes: int, devices: int = 1) -> int:
+        """Classes that the text tower takes at once on each device, as set or as memory allows."""
         return self.config.text.chunk or memory.classes_per_pass(
-            text, self.classes, trainable, devices
+            self.method, length, classes, devices
         )
 
 
@@ -105,11 +130,10 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     loaded = clip.load(config.clip.name, config.clip.activation)
     run = assemble(config, path, dataset, loaded)
     workdir.check_same(path, run.settings, dataset.train.names)
-    read = functools.partial(_read, config, loaded.tokenizer, run.method)
-    targets = {
-        name: dataclasses.replace(run, **read(other), method=_method_on(run, other))
-        for name, other in others.items()
-    }
+    targets = {name: dataclasses.replace(run, dataset=other) for name, other in others.items()}
+    for one in (run, *targets.values()):
+        for method in (one.method, *one.baseline):
+            one.tokenize(method)  # refuses names that are too long before anything is read
     sources = [dataset.train, dataset.val, dataset.test, *(other.test for other in others.values())]
     sources += ood.values()
     loader.check_images([_share(source) for source in sources])
@@ -119,53 +143,32 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
 def assemble(config: ConfigDict, path: Path, dataset: Dataset, loaded: clip.Clip) -> Run:
     """A run from its parts, without targets and out-of-distribution sets; reads no image."""
     dtype = DTYPES[config.precision]
-    towers = loaded.towers(
-        dtype,
-        vv=config.method.vv,
-        vv_first_layer_leak=config.method.vv_first_layer_leak,
-    )
-    method = _method(config, towers, loaded.tokenizer) if _learns(config) else None
     return Run(
         config=config,
         settings=flatten(config) | {"clip.sha256": weights.fingerprint(loaded.params)},
         workdir=path,
-        **_read(config, loaded.tokenizer, method, dataset),
-        arch=loaded.arch,
-        method=method,
-        zero_shot=ZeroShot(towers),
+        dataset=dataset,
+        clip=loaded,
+        method=methods.make(config.method, loaded.towers(dtype)),
         frozen=in_precision(loaded.params, dtype),
     )
-
-
-def _read(config: ConfigDict, tokenizer: Tokenizer, method: SotGlp | None, dataset: Dataset):
-    """The fields of a run that depend on the data set."""
-    names = readable(dataset.class_names, config.method.keep_underscores)
-    sentences = [dataset.template.replace("{}", n) for n in readable(names, False)]
-    return {
-        "dataset": dataset,
-        "classes": tokenizer(names, room=len(method.template_ids) if method else 0),
-        "sentences": tokenizer(sentences),
-    }
-
-
-def _learns(config: ConfigDict) -> bool:
-    return config.method.name == "sotglp"
 
 
 def with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
     """The run's classes with their shots for training and validation parts.
 
     Raises:
-      InputError: there are too few images, or no validation images for a λ chosen by them.
+      InputError: there are too few images, or no validation images where the method needs some.
     """
     train, val = dataset.train.take(()), dataset.val.take(())
-    if _learns(config):
+    method = methods.make(config.method, towers=None)
+    if method.learns:
         train, val = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
-        if config.method.fusion == "validated" and not len(val):
-            raise InputError(
-                f"{dataset.name} gives no validation images to this run, which "
-                "method.fusion=validated needs: set --config.method.fusion=fixed or learned."
-            )
+    if method.validation and not len(val):
+        raise InputError(
+            f"{dataset.name} gives no validation images to this run, which {method.validation} "
+            "needs: choose another value, or another --config.data.sampler."
+        )
     return _classes(dataclasses.replace(dataset, train=train, val=val), config.data.classes)
 
 
@@ -184,13 +187,6 @@ def _classes(dataset: Dataset, which: str) -> Dataset:
     if not chosen:
         raise InputError(f"{dataset.name} has one class only, so there are no new ones.")
     return choose_classes(dataset, chosen)
-
-
-def _method_on(run: Run, dataset: Dataset) -> SotGlp | GlobalBranch | None:
-    """The method for another data set: without local prompts where they are not of its classes."""
-    if not run.method or not run.method.class_specific or seen_classes(run, dataset):
-        return run.method
-    return GlobalBranch(run.method.towers)
 
 
 def seen_classes(run: Run, dataset: Dataset) -> tuple[int, ...]:
@@ -212,29 +208,6 @@ def _resolve(config: ConfigDict, name: str, template: str = "") -> Dataset:
 
 def _share(source: Source) -> Source:
     return source.take(range(jax.process_index(), len(source), jax.process_count()))
-
-
-def _method(config: ConfigDict, towers: clip.Towers, tokenizer: Tokenizer) -> SotGlp:
-    template_ids = tuple(tokenizer.encode(config.method.context))
-    most = tokenizer.context_length // 2
-    if not 0 < len(template_ids) <= most:
-        raise InputError(
-            f'method.context="{config.method.context}" has {len(template_ids)} tokens: set '
-            f"--config.method.context to words of 1 to {most} tokens."
-        )
-    options = {**config.method, **config.transport}
-    options["learn_fusion"] = config.method.fusion == "learned"
-    known = {field.name for field in dataclasses.fields(SotGlp)}
-    return SotGlp(
-        towers,
-        template_ids=template_ids,
-        **{name: value for name, value in options.items() if name in known},
-    )
-
-
-def readable(names, keep_underscores: bool) -> list[str]:
-    """Class names as they are put into prompts."""
-    return [name if keep_underscores else name.replace("_", " ") for name in names]
 
 
 def in_precision(params: dict, dtype: jnp.dtype) -> dict:

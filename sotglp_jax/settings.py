@@ -6,9 +6,11 @@ import json
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from sotglp_jax import methods
 from sotglp_jax.clip import ACTIVATIONS
 from sotglp_jax.data import fewshot
 from sotglp_jax.errors import InputError
+from sotglp_jax.schedules import SCHEDULES
 
 DTYPES = {"float32": jnp.float32, "bf16": jnp.bfloat16}
 CHOICES = {
@@ -16,24 +18,15 @@ CHOICES = {
     "clip.activation": ("", *ACTIVATIONS),
     "data.sampler": fewshot.SAMPLERS,
     "data.classes": ("all", "base", "new"),
-    "method.name": ("sotglp", "zeroshot"),
-    "method.matching": ("transport", "uniform", "independent"),
-    "method.fusion": ("fixed", "validated", "learned"),
-    "method.local_init": ("template", "random", "gram"),
-    "method.plan_gradient": ("stop", "unroll"),
+    "train.schedule": tuple(SCHEDULES),
 }
 LEAST = {
     "data.workers": -1,
     "seed": 0,
+    "mesh": 0,
     "cache.views": 0,
     "text.chunk": 0,
-    "method.n_global": 1,
-    "method.n_local": 1,
-    "method.topk": 0,
-    "method.fusion_weight": 0,
-    "method.global_weight": 0,
-    "method.global_dropout": 0,
-    "transport.iterations": 1,
+    "eval.batch_size": 1,
     "train.epochs": 1,
     "train.batch_size": 1,
     "train.lr": 0,
@@ -56,16 +49,7 @@ def validate(config: ConfigDict) -> None:
             raise InputError(
                 f"{key}={flat[key]} is too small: set --config.{key} to {least} or more."
             )
-    if not config.transport.epsilon > 0:
-        raise InputError("transport.epsilon must be above 0: 0.1 is the paper's.")
-    if not 0 < config.transport.tau <= 1:
-        raise InputError("transport.tau must be above 0 and at most 1, which is the paper's.")
-    if config.method.fusion == "learned" and not config.method.fusion_weight > 0:
-        raise InputError("method.fusion=learned starts from method.fusion_weight: set it above 0.")
-    if not config.method.fusion_weight + config.method.global_weight > 0:
-        raise InputError(
-            "method.fusion_weight and method.global_weight are both 0: set one of them."
-        )
+    methods.make(config.method, towers=None)
     if not config.ood.temperature > 0:
         raise InputError("ood.temperature must be above 0: 1 is the paper's.")
     for name in config.ood.sets:

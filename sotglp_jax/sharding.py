@@ -1,43 +1,41 @@
-"""Where arrays live: a mesh whose axis 'data' divides the images and 'class' the classes."""
+"""Where arrays live: images along the devices, class names dealt out to them, the rest whole."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sotglp_jax.clip.packing import PackedClasses, pack
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.packing import PackedClasses, arrange, pack
+from sotglp_jax.methods.contract import PADDING
 
 
-def make_mesh(shape: str = "") -> Mesh:
-    """A mesh with the axes 'data' and 'class'.
+def make_mesh(devices: int = 0) -> Mesh:
+    """A mesh with the axis 'data'.
 
     Args:
-      shape: devices along both, as in "4x2"; one number is along 'data'; "" takes all for it.
+      devices: their number; 0 takes all.
 
     Raises:
-      InputError: of another form, or more devices than there are.
+      InputError: there are not so many, or processes would be left without.
     """
     there = jax.device_count()
-    sizes = shape.split("x") if shape else [str(there)]
-    sound = len(sizes) <= 2 and all(size.isdigit() and int(size) for size in sizes)
-    data, classes = map(int, [*sizes, "1"][:2]) if sound else (0, 0)
-    if not 1 <= data * classes <= there:
+    size = devices or there
+    if not 1 <= size <= there:
         raise InputError(
-            f'mesh="{shape}" does not fit the {there} {jax.default_backend()} device(s) here: '
-            f"set --config.mesh to a number from 1 to {there}, or to two such as 4x2 whose product "
-            "is."
+            f"mesh={devices} does not fit the {there} {jax.default_backend()} device(s) here: set "
+            f"--config.mesh to a number from 1 to {there}, or 0 for all."
         )
-    if data * classes < there and jax.process_count() > 1:
+    if size < there and jax.process_count() > 1:
         raise InputError(
-            f'mesh="{shape}" leaves processes without devices: leave out --config.mesh.'
+            f"mesh={devices} leaves processes without devices: leave out --config.mesh."
         )
-    # Auto axes: with the newer Explicit default, plain code does not compile.
-    axis_types = (jax.sharding.AxisType.Auto,) * 2
-    devices = jax.devices()[: data * classes]
-    return jax.make_mesh((data, classes), ("data", "class"), axis_types, devices=devices)
+    # An Auto axis: with the newer Explicit default, plain code does not compile.
+    axis_types = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((size,), ("data",), axis_types, devices=jax.devices()[:size])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -45,89 +43,62 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis divided over 'data'."""
+def divided(mesh: Mesh) -> NamedSharding:
+    """The first axis divided over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def padded(batch_size: int, mesh: Mesh) -> int:
+    """Rows of a batch that the devices share evenly."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
 def local_rows(batch_size: int, mesh: Mesh) -> list[int]:
-    """The rows of a batch that this process's devices hold, ascending."""
-    parts = split_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return sorted({row for (part,) in parts for row in range(batch_size)[part]})
+    """Rows of every padded batch that belong to this process's devices, ascending."""
+    rows = padded(batch_size, mesh)
+    parts = divided(mesh).addressable_devices_indices_map((rows,)).values()
+    return sorted({row for (part,) in parts for row in range(rows)[part]})
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """A batch of which every process has its `local_rows`, as global arrays."""
-    sharding = split_batch(mesh)
+    sharding = divided(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, x) for k, x in batch.items()}
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises `InputError` where the devices cannot share a batch evenly."""
-    if batch_size % mesh.shape["data"]:
-        raise InputError(
-            f"train.batch_size={batch_size} cannot be shared by {mesh.shape['data']} devices: set "
-            "a multiple, or fewer devices with --config.mesh, such as 2x4 for 8 in pairs."
-        )
+def pad_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """A whole batch with rows labelled `PADDING` at its end, so that the devices share it."""
+    more = padded(len(batch["label"]), mesh) - len(batch["label"])
+
+    def pad(name: str, x: np.ndarray) -> np.ndarray:
+        value = PADDING if name == "label" else 0
+        return np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1), constant_values=value)
+
+    return put_batch({name: pad(name, x) for name, x in batch.items()}, mesh)
 
 
-def flat(mesh: Mesh) -> Mesh:
-    """The same devices, all along 'data'."""
-    return Mesh(mesh.devices.reshape(-1, 1), mesh.axis_names, axis_types=mesh.axis_types)
-
-
-def put_classes(tokens: Tokens, mesh: Mesh, chunk: int) -> PackedClasses:
-    """Class names laid out for all devices of a mesh; see `packing.pack`."""
-    packed = pack(tokens, devices=(mesh.shape["class"], mesh.shape["data"]), chunk=chunk)
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), class_specs(packed))
-    return jax.device_put(packed, shardings)
-
-
-def class_specs(classes: PackedClasses) -> PackedClasses:
-    """How the arrays of class names are divided."""
-    spread = PartitionSpec("class", "data")
-    names = jax.tree.map(lambda _: spread, classes.names)
-    return PackedClasses(PartitionSpec(), names, spread, PartitionSpec(), PartitionSpec("class"))
-
-
-def state_specs(state: dict, per_class: Sequence[str]) -> dict:
-    """How a training state is divided: leaves of these names have a row for each class."""
-
-    def spec(path, _):
-        mine = getattr(path[-1], "key", None) in per_class
-        return PartitionSpec(("class", "data")) if mine else PartitionSpec()
-
-    return jax.tree_util.tree_map_with_path(spec, state)
-
-
-def spread_classes(
-    state: dict, per_class: Sequence[str], classes: PackedClasses, mesh: Mesh
-) -> dict:
-    """A training state with each class's rows on the device that has the class's name.
+def put_names(names: Any, mesh: Mesh, per_pass: Callable[[Tokens], int]) -> Any:
+    """What `Method.tokenize` gave, with its `Tokens` packed for the devices of a mesh.
 
     Args:
-      state: see `state.State`.
-      per_class: names of the leaves that have a row for each class.
-      classes: as `put_classes` laid them out.
+      names: a tree with `Tokens` in it.
       mesh: where to.
+      per_pass: classes that a device takes at once of some tokens, see `packing.pack`.
     """
-    specs = state_specs(state, per_class)
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
-    def spread(state, classes):
-        return jax.tree.map(lambda x, spec: arrange(x, classes) if spec else x, state, specs)
+    def put(leaf):
+        if not isinstance(leaf, Tokens):
+            return jax.device_put(leaf, replicated(mesh))
+        packed = pack(leaf, devices=mesh.size, chunk=per_pass(leaf))
+        return jax.device_put(packed, name_shardings(packed, mesh))
 
-    return jax.jit(spread, out_shardings=shardings)(state, classes)
+    return jax.tree.map(put, names, is_leaf=lambda x: isinstance(x, Tokens))
 
 
-def collect_classes(state: dict, per_class: Sequence[str], classes: PackedClasses) -> dict:
-    """The opposite: all rows on every device, in the classes' order."""
-    specs = state_specs(state, per_class)
-
-    def collect(state, places):
-        return jax.tree.map(lambda x, spec: x[places] if spec else x, state, specs)
-
-    whole = classes.places.sharding
-    return jax.jit(collect, out_shardings=jax.tree.map(lambda _: whole, state))(
-        state, classes.places
+def name_shardings(packed: PackedClasses, mesh: Mesh) -> PackedClasses:
+    """How the arrays of packed class names are divided: the names alone."""
+    whole, spread = replicated(mesh), divided(mesh)
+    shardings = jax.tree.map(lambda _: whole, packed)
+    return shardings.replace(
+        names=jax.tree.map(lambda _: spread, packed.names), members=spread
     )

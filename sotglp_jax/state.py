@@ -1,4 +1,6 @@
-"""What training carries from step to step: the trainable tree and its optimizer."""
+"""What training carries from step to step: parameters, their optimizer, and their average."""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -7,80 +9,91 @@ from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from sotglp_jax.checkpoint import Checkpoints
-from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.methods.contract import Method, Params
 from sotglp_jax.run import Run
 
-State = dict  # {"step": int32 (), "key": uint32 key data, "trainable": ..., "opt_state": ...}
+# {"step": int32 (), batches of images so far; "key": uint32 key data; "params": the method's;
+#  "opt_state": of the stage; "average": where a stage has one, the sum so far}
+State = dict
 
 
 def sgd(
-    learning_rate: float | optax.Schedule, momentum: float, weight_decay: float
+    momentum: float, weight_decay: float, decay: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:
-    """PyTorch's SGD: weight decay is added to the gradient before momentum.
-
-    Not to that of a learned λ, which decay would draw to 1.
-    """
-
-    def decay(gradient, trainable):
-        return {
-            name: x if name == "log_fusion" else x + weight_decay * trainable[name]
-            for name, x in gradient.items()
-        }
-
-    return optax.chain(optax.stateless(decay), optax.sgd(learning_rate, momentum))
-
-
-def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """Constant during warm-up, then a cosine to zero over the other epochs; one value an epoch.
+    """PyTorch's SGD without its learning rate: weight decay joins the gradient before momentum.
 
     Args:
-      config: the `train` part of the configuration.
-      steps_per_epoch: optimizer steps of an epoch.
+      momentum: of the gradients.
+      weight_decay: factor on the parameters.
+      decay: factors on the weight decay by the name of the parameter, 1 for all others.
     """
+    decay = decay or {}
 
-    def schedule(step):
-        epoch = step // steps_per_epoch
-        done = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
-        cosine = 0.5 * config.lr * (1 + jnp.cos(jnp.pi * done))
-        return jnp.where(epoch < config.warmup_epochs, config.warmup_lr, cosine)
+    def decayed(gradient: Params, params: Params) -> Params:
+        return {
+            name: jax.tree.map(
+                lambda g, x, factor=weight_decay * decay.get(name, 1.0): g + factor * x,
+                gradient[name],
+                params[name],
+            )
+            for name in gradient
+        }
 
-    return schedule
-
-
-def make_optimizer(run: Run) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer of a run, and the learning rate it follows."""
-    config = run.config.train
-    schedule = learning_rate(config, run.steps_per_epoch)
-    return sgd(schedule, config.momentum, config.weight_decay), schedule
+    return optax.chain(optax.stateless(decayed), optax.trace(momentum))
 
 
-def init_state(run: Run) -> State:
-    """The state before the first step, a function of the seed."""
-    n_classes = len(run.dataset.class_names)
-    optimizer, _ = make_optimizer(run)
-    return first_state(run.method, optimizer, run.frozen, n_classes, run.config.seed)
+def make_optimizer(method: Method, train: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer of a method by `config.train`."""
+    return sgd(train.momentum, train.weight_decay, method.decay)
+
+
+def init_state(run: Run, frozen: dict, names) -> State:
+    """The state before the first step, a function of the seed.
+
+    Args:
+      run: the run.
+      frozen: CLIP's weights.
+      names: the class names, packed.
+    """
+    optimizer = make_optimizer(run.method, run.config.train)
+    state = first_state(run.method, optimizer, frozen, names, run.config.seed)
+    if any(stage.average for stage in run.stages):
+        state["average"] = jax.tree.map(jnp.zeros_like, state["params"])
+    return state
 
 
 def first_state(
-    method: SotGlp,
-    optimizer: optax.GradientTransformation,
-    frozen: dict,
-    n_classes: int,
-    seed: int,
+    method: Method, optimizer: optax.GradientTransformation, frozen: dict, names, seed: int
 ) -> State:
-    """The same from its parts."""
+    """The state before the first step of a method whose weights are not averaged.
+
+    Args:
+      method: what is trained.
+      optimizer: of its parameters.
+      frozen: CLIP's weights.
+      names: the class names, packed.
+      seed: of all randomness.
+    """
     init_key, step_key = jax.random.split(jax.random.key(seed))
-    trainable = method.init(init_key, frozen, n_classes)
+    params = method.init(init_key, frozen, names)
     return {
         "step": jnp.zeros((), jnp.int32),
         "key": jax.random.key_data(step_key),
-        "trainable": trainable,
-        "opt_state": optimizer.init(trainable),
+        "params": params,
+        "opt_state": optimizer.init(params),
     }
 
 
-def restore(run: Run, checkpoints: Checkpoints, sharding: Sharding) -> tuple[State, dict]:
+def restore(
+    run: Run, frozen: dict, names, checkpoints: Checkpoints, sharding: Sharding
+) -> tuple[State, dict]:
     """State and meta of the last checkpoint, placed by `sharding`; see `Checkpoints.restore`."""
-    shapes = jax.eval_shape(lambda: init_state(run))
+    shapes = jax.eval_shape(lambda: init_state(run, frozen, names))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
     return checkpoints.restore(like)
+
+
+def trained(run: Run, state: State) -> Params:
+    """What the training ended with: the average of the last stage where that has one."""
+    averaged = run.stages and run.stages[-1].average and int(state["step"]) == run.total_steps
+    return state["average"] if averaged else state["params"]

@@ -3,108 +3,139 @@
 import contextlib
 import dataclasses
 import functools
-import signal
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
-from jax.flatten_util import ravel_pytree
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import cache, collectives, evaluate, hosts, memory, sharding, workdir
+from sotglp_jax import evaluate, features, hosts, memory, sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
-from sotglp_jax.clip import ImageFeatures
 from sotglp_jax.data import loader
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.packing import PackedClasses
-from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.hosts import Interruption
+from sotglp_jax.methods.contract import Method, Moment, Params, Stage, masked_mean
 from sotglp_jax.run import Run
+from sotglp_jax.schedules import learning_rate
 from sotglp_jax.state import State, init_state, make_optimizer, restore
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the stages of a training, and where in it that is.
+
+    Attributes:
+      stage: the stage.
+      index: its number.
+      first: batches of images before it.
+      steps: batches of images in an epoch.
+    """
+
+    stage: Stage
+    index: int
+    first: int
+    steps: int
+
+    def epoch(self, step):
+        """The epoch within the stage that comes after so many batches of the training."""
+        return (step - self.first) // self.steps
+
+    @property
+    def end(self) -> int:
+        """Batches of images up to the end of the stage."""
+        return self.first + self.stage.epochs * self.steps
+
+
+def parts(stages: Sequence[Stage], steps_per_epoch: int) -> list[Part]:
+    """The stages, one after the other."""
+    found, first = [], 0
+    for index, stage in enumerate(stages):
+        found.append(Part(stage, index, first, steps_per_epoch))
+        first = found[-1].end
+    return found
 
 
 def train_step(
     state: State,
     frozen: dict,
-    classes: PackedClasses,
+    names,
     batch: loader.Batch,
     *,
-    method: SotGlp,
+    method: Method,
     optimizer: optax.GradientTransformation,
+    part: Part,
 ) -> tuple[State, dict[str, Float[Array, ""]]]:
-    """One step of the optimizer on the trainable tree alone, as each device of a mesh does it.
+    """The optimizer's steps on a batch of images.
 
     Args:
-      state: see `State`; of per-class leaves the rows of this device's places.
+      state: see `State`.
       frozen: CLIP's weights; an argument, so that they are no constants of the program.
-      classes: the bare class names, laid out by `packing.pack`.
-      batch: see `loader.Batch`; this device's images.
-      method: what is learned.
-      optimizer: of the trainable tree.
+      names: the class names, packed.
+      batch: see `loader.Batch`, or features from the cache.
+      method: what is trained.
+      optimizer: of its parameters.
+      part: the stage.
 
     Returns:
-      The next state, and the metrics of this step, of the weights before it.
+      The next state, and the means of the metrics over the images, of the parameters before the
+      last of the steps; the norm of the parameters is of those after it.
     """
-    image = _image_features(method, frozen, batch)
     key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-    # The device's own rows, one after the other.
-    classes = classes.replace(
-        members=jnp.arange(classes.members.size).reshape(classes.members.shape)
-    )
-    trainable = state["trainable"]
-    grads, sums = jax.grad(method.loss, has_aux=True)(
-        trainable, frozen, classes, image, batch["label"], batch["mask"], key
-    )
-    grads, metrics = _add_up(method, trainable, grads, sums)
-    updates, opt_state = optimizer.update(grads, state["opt_state"], trainable)
-    state = state | {
-        "step": state["step"] + 1,
-        "trainable": optax.apply_updates(trainable, updates),
-        "opt_state": opt_state,
-    }
-    return state, metrics
+    epoch, labels = part.epoch(state["step"]), batch["label"]
+    rate = learning_rate(part.stage, epoch)
+    if method.frozen_images:
+        seen = features.of_batch(method, state["params"], frozen, batch)
+
+    def objective(moving: Params, params: Params, moment: Moment):
+        params = params | moving
+        image = seen if method.frozen_images else method.encode_images(params, frozen, batch["image"])
+        text = method.encode_classes(params, frozen, names)
+        values, metrics = method.loss(params, frozen, text, image, labels, moment)
+        means = {k: masked_mean(x, labels) for k, x in ({"loss": values} | metrics).items()}
+        return means["loss"], means
+
+    def update(carry, number):
+        params, opt_state = carry
+        own = key if part.stage.updates == 1 else jax.random.fold_in(key, number)
+        moment = Moment(own, state["step"], number, part.index)
+        moving = {k: x for k, x in params.items() if k in (part.stage.trained or params)}
+        gradient, metrics = jax.grad(objective, has_aux=True)(moving, params, moment)
+        still = jax.tree.map(jnp.zeros_like, {k: params[k] for k in params.keys() - moving.keys()})
+        direction, opt_state = optimizer.update(gradient | still, opt_state, params)
+        moved = jax.tree.map(lambda x, d: x - rate * d, moving, {k: direction[k] for k in moving})
+        params = params | moved
+        metrics["gradient_norm"] = optax.global_norm(gradient)
+        metrics["parameter_norm"] = optax.global_norm(params)
+        return (params, opt_state), metrics
+
+    carry = state["params"], state["opt_state"]
+    if part.stage.updates == 1:
+        (params, opt_state), metrics = update(carry, jnp.int32(0))
+    else:
+        (params, opt_state), several = jax.lax.scan(update, carry, jnp.arange(part.stage.updates))
+        metrics = jax.tree.map(lambda x: x[-1], several)
+    after = state | {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
+    if part.stage.average:
+        ends = part.epoch(after["step"]) > epoch
+        weight = jnp.where(ends, jnp.array(part.stage.average, jnp.float32)[epoch], 0.0)
+        after["average"] = jax.tree.map(lambda a, x: a + weight * x, state["average"], params)
+    return after, metrics
 
 
-def _image_features(method: SotGlp, frozen: dict, batch: loader.Batch) -> ImageFeatures:
-    """Of this device's images, which the devices with other classes of them share as well."""
-    if "image" not in batch:
-        return cache.image_features(method.towers, frozen, batch)
-    pixels = collectives.own_part(batch["image"], method.axes.classes)
-    image = cache.image_features(method.towers, frozen, {"image": pixels})
-    tokens = jnp.concatenate([image.cls[:, None], image.patches], axis=1)
-    tokens = collectives.gather(tokens, method.axes.classes)[: len(batch["image"])]
-    return ImageFeatures(tokens[:, 0], tokens[:, 1:])
-
-
-def _add_up(method: SotGlp, trainable: dict, grads: dict, sums: dict) -> tuple[dict, dict]:
-    """Mean gradients and metrics, in one sum over all devices."""
-    mine = {k: (grads[k], trainable[k]) for k in method.per_class}
-    shared = {k: x for k, x in grads.items() if k not in mine}
-    # Devices with other classes of the same images have the same sums.
-    copies = collectives.size(method.axes.classes)
-    partial = shared, jax.tree.map(lambda x: x / copies, sums), jax.tree.map(_square, mine)
-    flat, unravel = ravel_pytree(partial)
-    shared, sums, squares = unravel(collectives.add(flat, method.axes.all))
-    images = jnp.maximum(sums.pop("images"), 1)
-    rest = {k: (x, trainable[k]) for k, x in shared.items()}
-    of_gradient, of_weights = (
-        sum(x[i] for x in (squares | jax.tree.map(_square, rest)).values()) for i in (0, 1)
-    )
-    metrics = jax.tree.map(lambda x: x / images, sums)
-    metrics |= {
-        "gradient_norm": jnp.sqrt(of_gradient) / images,
-        "parameter_norm": jnp.sqrt(of_weights),
-    }
-    return jax.tree.map(lambda x: x / images, grads | shared), metrics
-
-
-def _square(x: Float[Array, "..."]) -> Float[Array, ""]:
-    return jnp.sum(jnp.square(x))
+def jit_step(
+    mesh: jax.sharding.Mesh,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    part: Part,
+) -> Callable:
+    """`train_step` for arrays on a mesh, to be called inside `jax.set_mesh` of it."""
+    step = functools.partial(train_step, method=method, optimizer=optimizer, part=part)
+    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
 def train(run: Run) -> None:
@@ -114,141 +145,120 @@ def train(run: Run) -> None:
       InputError: a non-finite loss, or a run folder that cannot be used.
     """
     mesh = sharding.make_mesh(run.config.mesh)
-    sharding.check_batch_size(run.config.train.batch_size, mesh)
     workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
     checkpoints = Checkpoints(run.workdir, create=True)
-    if checkpoints.latest is None:
-        state = jax.jit(lambda: init_state(run), out_shardings=sharding.replicated(mesh))()
-        meta = {"train_seconds": 0.0}
-    else:
-        state, meta = restore(run, checkpoints, sharding.replicated(mesh))
-        print(f"going on from step {checkpoints.latest} in {run.workdir}")
-    try:
-        state = _loop(run, mesh, checkpoints, state, meta)
-    finally:
-        checkpoints.close()
-    if int(state["step"]) == run.total_steps:
-        evaluate.report(run, mesh, state, meta["train_seconds"])
+    whole = sharding.replicated(mesh)
+    with jax.set_mesh(mesh):
+        frozen, names = jax.device_put(run.frozen, whole), run.names_on(mesh, run.method)
+        if checkpoints.latest is None:
+            first = functools.partial(init_state, run)
+            state = jax.jit(first, out_shardings=whole)(frozen, names)
+            meta = {"train_seconds": 0.0}
+        else:
+            state, meta = restore(run, frozen, names, checkpoints, whole)
+            print(f"going on from step {checkpoints.latest} in {run.workdir}")
+        try:
+            state = _loop(run, mesh, checkpoints, (frozen, names), state, meta)
+        finally:
+            checkpoints.close()
+        if int(state["step"]) == run.total_steps:
+            evaluate.report(run, mesh, frozen, names, state, meta["train_seconds"])
 
 
-def _loop(run: Run, mesh, checkpoints: Checkpoints, state: State, meta: dict) -> State:
+def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, meta: dict):
     config, total, start = run.config.train, run.total_steps, int(state["step"])
     if start == total:
         return state
-    frozen = jax.device_put(run.frozen, sharding.replicated(mesh))
-    chunk = run.classes_per_pass(state["trainable"], mesh.size)
-    classes = sharding.put_classes(run.classes, mesh, chunk)
-    per_class = run.method.per_class
-    state = sharding.spread_classes(state, per_class, classes, mesh)
-    optimizer, schedule = make_optimizer(run)
-    batches = (sharding.put_batch(batch, mesh) for batch in _batches(run, mesh, start))
-    before, began, program = meta["train_seconds"], time.monotonic(), None
+    frozen, names = fixed
+    texts = run.method.tokenize_fixed(run.clip.tokenizer, run.dataset.class_names)
+    make = jax.jit(run.method.fixed, out_shardings=sharding.replicated(mesh))
+    frozen = frozen | {"fixed": make(frozen, run.packed(texts, mesh))}
+    optimizer = make_optimizer(run.method, config)
+    batches = (sharding.put_batch(batch, mesh) for batch in features.train_batches(run, mesh, start))
+    before, began = meta["train_seconds"], time.monotonic()
+    stages = parts(run.stages, run.steps_per_epoch)
+    part, program = next(p for p in stages if start < p.end), None
     with (
-        contextlib.closing(_Recorder(run, schedule, start)) as recorder,
+        contextlib.closing(_Recorder(run, start)) as recorder,
         Interruption() as interruption,
         tqdm(
             total=total, initial=start, desc="training", unit="step", disable=hosts.no_bar()
         ) as bar,
     ):
         for step, batch in enumerate(batches, start=start + 1):
+            if step > part.end:
+                part, program = stages[part.index + 1], None
+            if step == part.first + 1 and part.index:
+                state = _between(state, stages[part.index - 1].stage, optimizer)
             if not program:
-                step_fn = jit_step(mesh, run.method, optimizer)
-                program = step_fn.lower(state, frozen, classes, batch).compile()
+                step_fn = jit_step(mesh, run.method, optimizer, part)
+                program = step_fn.lower(state, frozen, names, batch).compile()
                 bar.write(memory.describe(program))
-            state, metrics = program(state, frozen, classes, batch)
-            recorder.add(step, metrics)
+            state, metrics = program(state, frozen, names, batch)
+            recorder.add(step, part, metrics)
             bar.update()
             stop = interruption.requested(step) or step == total
             if stop or step % config.log_every == 0 or step % config.checkpoint_every == 0:
                 bar.set_postfix(recorder.write(checkpoints))
+            if stop:  # no later step would tell whether the last parameters are any good
+                _, metrics = program(jax.tree.map(jnp.copy, state), frozen, names, batch)
+                recorder.check(step + 1, jax.device_get(metrics), checkpoints)
             if stop or step % config.checkpoint_every == 0:
                 meta["train_seconds"] = before + time.monotonic() - began
-                whole = sharding.collect_classes(state, per_class, classes)
-                checkpoints.save(step, whole, meta)
+                checkpoints.save(step, state, meta)
             if stop:
                 break
     if step < total:
         print(f"stopped at step {step} of {total}, saved; the same command goes on from there")
-    return sharding.collect_classes(state, per_class, classes)
+    return state
 
 
-def _batches(run: Run, mesh: jax.sharding.Mesh, start: int) -> Iterator[loader.Batch]:
-    """This process's rows of every batch from a step on, of pixels or of cached features."""
-    options = {
-        "batch_size": run.config.train.batch_size,
-        "epochs": run.config.train.epochs,
-        "seed": run.config.seed,
-        "start": start,
-        "rows": sharding.local_rows(run.config.train.batch_size, mesh),
-    }
-    if run.config.cache.views:
-        return cache.train_batches(cache.of_training(run, mesh), **options)
-    return loader.train_batches(
-        run.train,
-        image_size=run.arch.image_size,
-        augmentation=loader.Augmentation(run.config.data.crop_scale, run.config.data.flip),
-        workers=run.workers,
-        **options,
-    )
-
-
-def jit_step(
-    mesh: jax.sharding.Mesh, method: SotGlp, optimizer: optax.GradientTransformation
-) -> Callable:
-    """`train_step` on a mesh: images divided over 'data', classes over both axes.
-
-    Args:
-      mesh: the devices.
-      method: what is learned.
-      optimizer: of the trainable tree.
-
-    Returns:
-      A jitted function of the state as `sharding.spread_classes` laid it out, CLIP's weights on
-      every device, the names of `sharding.put_classes`, and the batch of `sharding.put_batch`.
-    """
-    method = dataclasses.replace(method, axes=collectives.Axes(("data",), ("class",)))
-    step = functools.partial(train_step, method=method, optimizer=optimizer)
-
-    def on_mesh(state, frozen, classes, batch):
-        states = sharding.state_specs(state, method.per_class)
-        whole, rows = PartitionSpec(), PartitionSpec("data")
-        return jax.shard_map(
-            step,
-            mesh=mesh,
-            in_specs=(states, whole, sharding.class_specs(classes), rows),
-            out_specs=(states, whole),
-            check_vma=False,  # ott's loops start from constants
-        )(state, frozen, classes, batch)
-
-    return jax.jit(on_mesh, donate_argnums=0)
+def _between(state: State, ended: Stage, optimizer: optax.GradientTransformation) -> State:
+    """The state that the next stage starts from: a new optimizer, and the average if there is one."""
+    if ended.average:
+        zeros = jax.tree.map(jnp.zeros_like, state["average"])
+        state = state | {"params": state["average"], "average": zeros}
+    return state | {"opt_state": jax.jit(optimizer.init)(state["params"])}
 
 
 class _Recorder:
     """Collects metrics on the device and writes their means now and then."""
 
-    def __init__(self, run: Run, schedule: optax.Schedule, start: int):
-        self._run, self._schedule, self._start, self._writer = run, schedule, start, None
+    def __init__(self, run: Run, start: int):
+        self._run, self._start, self._writer = run, start, None
         self._pending: list[tuple[int, dict]] = []
-        self._last, self._time = start, time.monotonic()
+        self._last, self._time, self._part = start, time.monotonic(), None
 
-    def add(self, step: int, metrics: dict) -> None:
+    def add(self, step: int, part: Part, metrics: dict) -> None:
         self._pending.append((step, metrics))
+        self._part = part
+
+    def check(self, step: int, metrics: dict, checkpoints: Checkpoints) -> None:
+        """Refuses to go on where a step found weights that give no finite loss."""
+        norms = metrics["gradient_norm"] + metrics["parameter_norm"]
+        if np.isfinite(metrics["loss"] + norms):
+            return
+        checkpoints.remove(step - 1)  # its weights gave that loss
+        lr = self._run.config.train.lr
+        workdir.write(self._run.workdir / workdir.DIVERGED, json.dumps({"step": step, "train.lr": lr}))
+        raise InputError(
+            f"loss or weights are not finite at step {step}: lower --config.train.lr or set "
+            "--config.precision=float32; the last good checkpoint is of step "
+            f"{checkpoints.latest or 'none'}."
+        )
 
     def write(self, checkpoints: Checkpoints) -> dict[str, str]:
         """Writes the means since the last time; returns what a progress bar shows."""
         fetched = [(step, jax.device_get(metrics)) for step, metrics in self._pending]
         for step, metrics in fetched:
-            if not np.isfinite(metrics["loss"] + metrics["gradient_norm"]):
-                raise InputError(
-                    f"loss or weights are not finite at step {step}: lower --config.train.lr or "
-                    f"set --config.precision=float32; the last good checkpoint is of step "
-                    f"{checkpoints.latest or 'none'}."
-                )
-        step, now = fetched[-1][0], time.monotonic()
+            self.check(step, metrics, checkpoints)
+        step, now, part = fetched[-1][0], time.monotonic(), self._part
         speed = (step - self._last) / (now - self._time)
-        means = {k: float(np.mean([m[k] for _, m in fetched])) for k in fetched[0][1]}
+        means = {
+            k: float(np.mean([m[k] for _, m in fetched if k in m])) for k in fetched[-1][1]
+        }
         means |= {
-            "learning_rate": float(self._schedule(step - 1)),
+            "learning_rate": float(learning_rate(part.stage, part.epoch(step - 1))),
             "images_per_second": speed * self._run.config.train.batch_size,
             "remaining_seconds": (self._run.total_steps - step) / speed,
         }
@@ -258,39 +268,10 @@ class _Recorder:
             self._writer = create_writer(self._run.workdir, self._start)
         self._writer.write_scalars(step, means)
         self._pending, self._last, self._time = [], step, now
-        return {"loss": f"{means['loss']:.3f}", "fused": f"{means['accuracy_fused']:.0%}"}
+        first = next(iter(self._run.method.logits))
+        shown = {first or "accuracy": means[k] for k in [f"accuracy_{first}"] if k in means}
+        return {"loss": f"{means['loss']:.3f}"} | {k: f"{x:.0%}" for k, x in shown.items()}
 
     def close(self) -> None:
         if self._writer:
             self._writer.close()
-
-
-class Interruption:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop answers between steps.
-
-    Of several processes, one that is asked stops all of them after the same step.
-    """
-
-    def __enter__(self):
-        self._noted, self._several = False, jax.process_count() > 1
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        # SIGTERM of several processes is jax.distributed's, which tells it to the others.
-        numbers = numbers[:1] if self._several else numbers
-        self._before = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def requested(self, step: int) -> bool:
-        """Whether to stop after this step."""
-        if self._several:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._noted
-
-    def _note(self, number, _frame):
-        self._noted = True
-        signal.signal(number, self._before[number])
-        if self._several:
-            signal.raise_signal(signal.SIGTERM)

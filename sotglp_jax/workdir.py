@@ -9,13 +9,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from sotglp_jax import __version__, hosts
 from sotglp_jax.clip import hub
 from sotglp_jax.errors import InputError
 
 CONFIG, IMAGES, CLASSES = "config.json", "train_images.txt", "classes.json"
+PARAMS = "params.safetensors"  # finished, as predictions take them
+DIVERGED = "diverged.json"  # of a run that stopped at a loss that is not finite
 # Keys that may differ when a run goes on: they say how it is computed, not what.
 EXECUTION = (
     "mesh",
@@ -23,6 +28,7 @@ EXECUTION = (
     "data.allow_partial",
     "data.workers",
     "text.chunk",
+    "eval.batch_size",
     "cache.folder",
     "train.log_every",
     "train.checkpoint_every",
@@ -150,10 +156,37 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
         raise _unwritable(path.parent, error) from None
 
 
+def write_tensors(path: Path, tree: dict) -> None:
+    """Writes a tree of arrays to a .safetensors file under names such as "a/b"."""
+    if not hosts.first():
+        return
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file({name: np.array(x, order="C") for name, x in flat.items()}, part)
+        part.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise _unwritable(path.parent, error) from None
+
+
+def load_tensors(path: Path) -> dict:
+    """Loads the tree that `write_tensors` wrote.
+
+    Raises:
+      InputError: the file is missing or damaged.
+    """
+    try:
+        return traverse_util.unflatten_dict(load_file(path), sep="/")
+    except (SafetensorError, OSError):
+        raise InputError(
+            f"{path} is missing or damaged: evaluate the run again with --mode=eval."
+        ) from None
+
+
 def _unwritable(workdir: Path, error: OSError) -> InputError:
     return InputError(
-        f"run folder {workdir} cannot be written ({error.strerror}): choose another one with "
-        "--workdir."
+        f"run folder {workdir} cannot be written ({getattr(error, 'strerror', error)}): choose "
+        "another one with --workdir."
     )
 
 

@@ -52,7 +52,7 @@ def resolve(
 
 
 def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Source:
-    """Images of any classes, to be told from a data set's.
+    """Images of any classes, to be told from a data set's; their labels mean nothing.
 
     Args:
       name: a key of `drawn.KINDS` or `OOD`, or a folder.
@@ -73,7 +73,7 @@ def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Source
             f'"{name}" is no folder with images and no known set to be told from the data; the '
             f"names are {', '.join([*drawn.KINDS, *OOD])}."
         )
-    return image_files(folder, names, [-1] * len(names))
+    return image_files(folder, names, [0] * len(names))
 
 
 def locate(name: str, root: Path) -> tuple[Dataset | None, Path | None]:

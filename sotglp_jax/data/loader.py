@@ -17,8 +17,9 @@ from tqdm import tqdm
 from sotglp_jax.data import transforms
 from sotglp_jax.data.sources import FileReader, Source, to_rgb
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods.contract import PADDING
 
-# {"image": uint8 (B, R, R, 3), "label": int32 (B,), "mask": bool (B,)}; mask is False for padding.
+# {"image": uint8 (B, R, R, 3), "label": int32 (B,)}; the label of padding is PADDING.
 Batch = dict[str, np.ndarray]
 
 
@@ -68,7 +69,7 @@ class _Batches:
       batch_size: B.
       steps: batches of an epoch.
       epochs: their number.
-      rows: of each batch, ascending.
+      rows: of each batch, ascending; those from B on are padding.
     """
 
     examples: Sequence[dict]
@@ -82,15 +83,14 @@ class _Batches:
         return self.steps * self.epochs
 
     def __getitem__(self, index: int) -> Batch:
-        """A short batch is filled up with black images that the mask leaves out."""
+        """A short batch is filled up with black images labelled `PADDING`."""
         epoch, step = divmod(index, self.steps)
         images = len(self.examples)
-        places = [step * self.batch_size + row for row in self.rows]
+        places = [step * self.batch_size + row for row in self.rows if row < self.batch_size]
         found = [self.examples[epoch * images + place] for place in places if place < images]
         batch = {
-            "image": np.zeros((len(places), self.image_size, self.image_size, 3), np.uint8),
-            "label": np.zeros(len(places), np.int32),
-            "mask": np.arange(len(places)) < len(found),
+            "image": np.zeros((len(self.rows), self.image_size, self.image_size, 3), np.uint8),
+            "label": np.full(len(self.rows), PADDING, np.int32),
         }
         for i, example in enumerate(found):
             batch["image"][i], batch["label"][i] = example["image"], example["label"]

@@ -1,93 +1,81 @@
-"""How well a run tells its test images from those of other data sets."""
+"""How well a run tells its test images from those of other data sets.
 
-from collections.abc import Iterable, Iterator, Mapping
+Scores are high in distribution. A method without local features has no score that needs them.
+"""
+
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from sotglp_jax import ood
-from sotglp_jax.cache import image_features
-from sotglp_jax.methods.sotglp import ClassFeatures, Scores, SotGlp
-from sotglp_jax.methods.zeroshot import ZeroShot
+from sotglp_jax.methods.contract import Scores
 from sotglp_jax.tables import OOD_SCORES
 
 MOST = 1000  # images that a threshold is taken from; more would hardly move it
 
 
-def score(scores: Scores) -> Float[Array, " B"]:
-    """GL-MCM at T = 1, float32: what single images are told to be out of distribution by.
+def compute(scores: Scores, deciding: str, temperature: float) -> dict[str, Float[Array, " B"]]:
+    """What the scores of every image are made of, float32.
 
-    It is the paper's score, and the one that looks at both branches. At T = 1 float32 is enough; a
-    high temperature would make ties.
+    MCM and L-MCM are of the raw cosines, averaged over the prompts; L-MCM is the largest over all
+    patches, without top-K and transport.
+
+    Args:
+      scores: of a batch.
+      deciding: name of the logits whose largest value is a score too.
+      temperature: T of the softmax over the classes.
+
+    Returns:
+      "mcm" and "l_mcm" as `ood.deviation`, as far as there are cosines; "logit", the largest of
+      the deciding logits; "transport", the largest of what plans carry (equation 10 of SOT-GLP);
+      "single", see `single`.
     """
-    classes = scores.sim_global.shape[1]
+    found = _deviations(scores, temperature)
+    found["logit"] = scores.logits[deciding].max(-1)
+    if "phi" in scores.parts:
+        found["transport"] = scores.parts["phi"].max(-1)
+    if scores.sims:
+        found["single"] = single(scores)
+    return found
+
+
+def single(scores: Scores) -> Float[Array, " B"]:
+    """GL-MCM at T = 1, or MCM without local features: what single images are flagged by.
+
+    At T = 1 float32 is enough; a high temperature would make ties.
+    """
+    classes = scores.sims["global"].shape[1]
     return sum(ood.concept_matching(x, classes) for x in _deviations(scores, 1.0).values())
 
 
-def rate(
-    frozen: dict, trained: dict, text: ClassFeatures, batch: Mapping, method: SotGlp
-) -> dict[str, jax.Array]:
-    """`score` of a batch and its mask; arguments as in `measure`."""
-    scores = method.score(trained, frozen, text, image_features(method.towers, frozen, batch))
-    return {"score": score(scores), "mask": batch["mask"]}
-
-
-def limit(parts: Iterable[Mapping]) -> float:
-    """The threshold at 95 % recall, from what `rate` gave for batches in distribution."""
-    return ood.threshold(np.concatenate([part["score"][part["mask"]] for part in parts]))
-
-
-def measure(
-    frozen: dict,
-    trained: dict,
-    text: ClassFeatures | Float[Array, "C D"],
-    batch: Mapping,
-    temperature: float,
-    method: SotGlp | ZeroShot,
-) -> dict[str, jax.Array]:
-    """What the scores of a batch are made of, float32 (B,) each, and its mask.
-
-    MCM and L-MCM are of the raw cosines, averaged over the prompts; L-MCM is the largest over all
-    patches, without top-K and transport. What SOT-GLP adds comes last: the maximum over the
-    classes of the fused logit, and of φ (equation 10).
-
-    Args:
-      frozen: CLIP's weights.
-      trained: the trainable tree.
-      text: class features.
-      batch: see `loader.Batch`, or of a cache.
-      temperature: T of the softmax over the classes.
-      method: the method; static.
-    """
-    scores = method.score(trained, frozen, text, image_features(method.towers, frozen, batch))
-    parts = _deviations(scores, temperature) | {"mask": batch["mask"]}
-    if isinstance(scores, Scores):
-        parts |= {"fused": scores.logits["fused"].max(-1), "transport": scores.phi.max(-1)}
-    return parts
+def name_of_single(sims: Mapping[str, Array]) -> str:
+    """The key in `OOD_SCORES` of what `single` computes of such cosines."""
+    return "gl_mcm" if "local" in sims else "mcm"
 
 
 def _deviations(scores: Scores, temperature: float) -> dict[str, Float[Array, " B"]]:
-    """What MCM and L-MCM are made of."""
-    return {
-        "mcm": ood.deviation(scores.sim_global.mean(-1), temperature),
+    found = {}
+    if "global" in scores.sims:
+        found["mcm"] = ood.deviation(scores.sims["global"].mean(-1), temperature)
+    if "local" in scores.sims:
         # The score falls as the deviation rises, and the largest over the patches is asked for.
-        "l_mcm": ood.deviation(scores.sim_local.mean(-1), temperature).min(-1),
-    }
+        found["l_mcm"] = ood.deviation(scores.sims["local"].mean(-1), temperature).min(-1)
+    return found
 
 
-def collect(parts: Iterable[Mapping], classes: int) -> dict[str, np.ndarray]:
-    """The scores of a set of images, float64, from what `measure` gave for its batches."""
-    parts = list(parts)
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    whole = {name: x[whole["mask"]].astype(np.float64) for name, x in whole.items()}
-    for name in ("mcm", "l_mcm"):
+def collect(values: Mapping[str, np.ndarray], classes: int) -> dict[str, np.ndarray]:
+    """The scores of a set of images, float64, from what `compute` gave of them."""
+    whole = {name: x.astype(np.float64) for name, x in values.items()}
+    for name in whole.keys() & {"mcm", "l_mcm"}:
         whole[name] = ood.concept_matching(whole[name], classes)
-    whole["gl_mcm"] = whole["mcm"] + whole["l_mcm"]
+    if {"mcm", "l_mcm"} <= whole.keys():
+        whole["gl_mcm"] = whole["mcm"] + whole["l_mcm"]
     return {name: whole[name] for name in OOD_SCORES if name in whole}
 
 
-def judge(
+def evaluate(
     inside: Mapping[str, np.ndarray], others: Mapping[str, Mapping[str, np.ndarray]]
 ) -> Iterator[tuple[str, dict]]:
     """Yields (score, its threshold at 95 % recall, FPR95 and AUROC per set and their means).

@@ -1,1 +1,73 @@
-"""What is learned on the frozen CLIP; the contract is in `sotglp`."""
+"""What is learned on the frozen CLIP: a method is one file here, or anybody's class.
+
+The contract is in `contract`.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from sotglp_jax.errors import InputError
+from sotglp_jax.methods.contract import Method
+
+NAMES = {
+    "sotglp": "sotglp_jax.methods.sotglp:SotGlp",
+    "coop": "sotglp_jax.methods.coop:CoOp",
+    "promptsrc": "sotglp_jax.methods.promptsrc:PromptSrc",
+    "zeroshot": "sotglp_jax.methods.zeroshot:ZeroShot",
+}
+ADDED = ("init", "encode_classes", "score", "loss")  # what the base leaves to every method
+FACTS = ("title", "logits")
+
+
+def load(name: str) -> type[Method]:
+    """The class of a method.
+
+    Args:
+      name: a key of `NAMES`, or PACKAGE.MODULE:CLASS.
+
+    Raises:
+      InputError: there is no such class, or it lacks something of the contract; says what.
+    """
+    module, colon, attribute = NAMES.get(name, name).partition(":")
+    if not colon:
+        raise InputError(
+            f'method "{name}" is unknown: take one of {", ".join(NAMES)}, or '
+            "PACKAGE.MODULE:CLASS of your own."
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name and not f"{module}.".startswith(f"{error.name}."):
+            raise  # a module that theirs imports
+        raise InputError(
+            f"method={name}: there is no module {error.name} here: give its folder in PYTHONPATH."
+        ) from None
+    return _checked(name, found)
+
+
+def make(options: Mapping[str, Any], towers) -> Method:
+    """The method that `config.method` describes.
+
+    Args:
+      options: its name and its options.
+      towers: CLIP's modules, or None to check the options alone.
+
+    Raises:
+      InputError: an option is unknown or out of its range; says which.
+    """
+    options = dict(options)
+    found = load(options.pop("name"))
+    return found(towers, **options)
+
+
+def _checked(name: str, found: Any) -> type[Method]:
+    if not isinstance(found, type) or not issubclass(found, Method):
+        raise InputError(
+            f"method={name} names no class derived from sotglp_jax.methods.contract.Method: "
+            "derive it from there."
+        )
+    needed = [*FACTS, *(ADDED if found.learns else ADDED[1:3])]
+    if missing := [part for part in needed if not hasattr(found, part)]:
+        raise InputError(f"method={name} has no {missing[0]}: every method needs one.")
+    return found

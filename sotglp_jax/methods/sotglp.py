@@ -1,27 +1,54 @@
-"""SOT-GLP: shared global prompts and class-specific local prompts (paper, section 3).
-
-A method is a frozen dataclass of options whose functions are pure:
-  init            the trainable tree;
-  per_class       which of its leaves have the classes as their first axis;
-  encode_classes  text features of all classes;
-  score           logits and what they were made of;
-  loss            the scalar to minimise, and metrics, as sums over images.
-"""
+"""SOT-GLP: shared global prompts and class-specific local prompts (paper, section 3)."""
 
 import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sotglp_jax import collectives, losses, transport
-from sotglp_jax.clip import ImageFeatures, Towers
-from sotglp_jax.collectives import Axes
+from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.clip.weights import SAME, TRANSPOSE
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import prompts
-from sotglp_jax.methods.packing import PackedClasses
+from sotglp_jax.methods import prompts, transport
+from sotglp_jax.methods.contract import (
+    Images,
+    Method,
+    Moment,
+    Params,
+    Scores,
+    Variant,
+    accuracies,
+    at_least,
+    one_of,
+    readable,
+)
+from sotglp_jax.methods.similarity import cosines, unit
+
+# Weights of the global and the local branch that are tried on validation images: λ from 0 over
+# powers of 2 to infinity.
+GRID = ((1.0, 0.0), *((1.0, 2.0**k) for k in range(-4, 4)), (0.0, 1.0))
+
+# Epochs, batch size, learning rate and local init of the official code's scripts.
+OFFICIAL = {
+    "imagenet": (50, 256, 0.01, "random"),
+    "caltech101": (200, 32, 0.005, "random"),
+    "stanford_cars": (200, 32, 0.005, "random"),
+    "flowers102": (200, 32, 0.005, "random"),
+    "oxford_pets": (200, 32, 0.005, "gram"),
+    "food101": (200, 128, 0.005, "gram"),
+    "fgvc_aircraft": (200, 128, 0.01, "random"),
+    "sun397": (200, 128, 0.005, "random"),
+    "ucf101": (200, 128, 0.005, "random"),
+    "dtd": (200, 128, 0.002, "random"),
+    "eurosat": (200, 10, 0.001, "random"),
+}
+OTHERS = (200, 32, 0.005, "random")
 
 
 @struct.dataclass
@@ -32,34 +59,13 @@ class ClassFeatures:
     local: Float[Array, "C Nl D"]
 
 
-@struct.dataclass
-class Scores:
-    """Logits of a batch and their parts.
-
-    Attributes:
-      logits: "global", "local" and "fused", each (B, C).
-      sim_global: cosines of images and global prompts.
-      sim_local: cosines of patches and local prompts.
-      support: the K most salient patches per image and class.
-      plan: transport plan between them and the local prompts.
-      phi: transport-weighted similarity, Σ plan·sim (equation 10).
-    """
-
-    logits: dict[str, Float[Array, "B C"]]
-    sim_global: Float[Array, "B C Ng"]
-    sim_local: Float[Array, "B P C Nl"]
-    support: Int[Array, "B C K"]
-    plan: Float[Array, "B C K Nl"]
-    phi: Float[Array, "B C"]
-
-
 @dataclasses.dataclass(frozen=True)
-class SotGlp:
-    """Options of the method; the two recipes are combinations of them.
+class SotGlp(Method):
+    """The method; its two recipes are combinations of these options.
 
     Attributes:
-      towers: CLIP's modules.
-      template_ids: token ids of the template that prompts start from; M is their number.
+      context: words that prompts start from; M is the number of their tokens.
+      keep_underscores: leave `_` in class names as it is (recipe official).
       n_global: N_g, global prompts.
       n_local: N_l, local prompts per class.
       topk: K, patches kept per image and class; 0 keeps all.
@@ -67,22 +73,24 @@ class SotGlp:
         them; "independent" averages over each prompt's own K patches, as GalLoP does.
       epsilon: entropic regularisation of the transport.
       iterations: Sinkhorn iterations.
-      tau: see `transport.plan`.
+      tau: below 1 the transport is unbalanced, see `transport.plan`.
       plan_gradient: "stop" takes the plan as a constant, "unroll" differentiates the solver.
       fusion_weight: λ, weight of the local branch in the loss and in the prediction.
-      global_weight: the same of the global branch; 1 in the paper.
-      learn_fusion: learn the λ of the prediction too, one scalar that starts from `fusion_weight`.
+      global_weight: weight of the global branch in both; 1 in the paper.
+      fusion: λ of the prediction: "fixed" as in training, "validated" on the validation shots
+        after it, or "learned" with the prompts, one scalar that starts from `fusion_weight`.
       mean_over_prompts: divide φ by N_l (recipe official).
       mean_of_branches: divide the fused logit by the branches' weights (recipe official).
       global_dropout: share of the global prompts left out per training image.
       local_init: "template", "random" or "gram".
       class_specific: local prompts per class; False is one pool shared by all classes.
       projection: learn W_local; False is the paper's "w/o Proj".
-      axes: mesh axes of whoever calls `loss` inside `jax.shard_map`.
+      vv: patches come from the V-V stream; False is the paper's "w/o V-V".
+      vv_first_layer_leak: see `clip.vision` (recipe official).
     """
 
-    towers: Towers
-    template_ids: tuple[int, ...]
+    context: str = "A photo of a"
+    keep_underscores: bool = False
     n_global: int = 4
     n_local: int = 4
     topk: int = 10
@@ -93,87 +101,169 @@ class SotGlp:
     plan_gradient: str = "stop"
     fusion_weight: float = 0.25
     global_weight: float = 1.0
-    learn_fusion: bool = False
+    fusion: str = "fixed"
     mean_over_prompts: bool = False
     mean_of_branches: bool = False
     global_dropout: float = 0.75
     local_init: str = "template"
     class_specific: bool = True
     projection: bool = True
-    axes: Axes = Axes()
+    vv: bool = True
+    vv_first_layer_leak: bool = False
+
+    title: ClassVar[str] = "SOT-GLP"
+    logits: ClassVar[Mapping[str, str]] = {
+        "fused": "fused",
+        "global": "global only",
+        "local": "local only",
+    }
+    recipes: ClassVar[tuple[str, ...]] = ("paper", "official")
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "no_vv": Variant("w/o V-V attention", {"vv": False}),
+        "no_proj": Variant("w/o projection", {"projection": False}),
+        "shared_local": Variant("w/o class-specific prompts", {"class_specific": False}),
+        "no_ot": Variant("w/o transport", {"matching": "uniform"}),
+        "no_topk": Variant("w/o top-K", {"topk": 0}),
+        "independent_topk": Variant("independent top-K", {"matching": "independent"}),
+        "global_only": Variant("global branch alone", {"fusion_weight": 0.0}),
+        "local_only": Variant("local branch alone", {"global_weight": 0.0}),
+    }
+    symbols: ClassVar[Mapping[str, str]] = {"fusion_weight": "λ", "topk": "K", "epsilon": "ε"}
+    decay: ClassVar[Mapping[str, float]] = {"log_fusion": 0.0}  # decay would draw λ to 1
+    torch_names: ClassVar[Mapping[str, tuple]] = {
+        "global_prompts": ("global_prompt", SAME),
+        "local_prompts": ("local_prompts", SAME),
+        "local_projection": ("local_proj.linear.weight", TRANSPOSE),
+        "log_fusion": ("log_fusion", SAME),  # theirs has none: of fusion="learned"
+    }
+    # Parameters that their model carries from earlier forms.
+    torch_unused: ClassVar[str] = (
+        r"[AB]|(multi_head_attention_layer|ff_begin|ln1_begin|ln2_begin)\..+"
+    )
 
     def __post_init__(self):
-        patches = self.towers.vision.tokens - 1
-        if self.topk > patches:
+        at_least(1, n_global=self.n_global, n_local=self.n_local, iterations=self.iterations)
+        at_least(0, topk=self.topk, global_dropout=self.global_dropout)
+        at_least(0, fusion_weight=self.fusion_weight, global_weight=self.global_weight)
+        one_of(("transport", "uniform", "independent"), matching=self.matching)
+        one_of(("fixed", "validated", "learned"), fusion=self.fusion)
+        one_of(("template", "random", "gram"), local_init=self.local_init)
+        one_of(("stop", "unroll"), plan_gradient=self.plan_gradient)
+        if not self.epsilon > 0:
+            raise InputError("method.epsilon must be above 0: 0.1 is the paper's.")
+        if not 0 < self.tau <= 1:
+            raise InputError("method.tau must be above 0 and at most 1, which is the paper's.")
+        if self.fusion == "learned" and not self.fusion_weight > 0:
+            raise InputError(
+                "method.fusion=learned starts from method.fusion_weight: set it above 0."
+            )
+        if not self.fusion_weight + self.global_weight > 0:
+            raise InputError(
+                "method.fusion_weight and method.global_weight are both 0: set one of them."
+            )
+        if self.towers and self.topk > (patches := self.towers.vision.tokens - 1):
             raise InputError(
                 f"method.topk={self.topk} asks for more patches than the {patches} that this CLIP "
                 f"sees in an image: set --config.method.topk to {patches} or less."
             )
 
-    def init(self, key: PRNGKeyArray, frozen: dict, n_classes: int) -> dict:
-        """The trainable tree, float32.
+    @classmethod
+    def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
+        """The paper's section 4, or what the authors' code and scripts do."""
+        if name == "paper":
+            values = {"epochs": 50, "batch_size": 32, "lr": 0.05, "warmup_epochs": 5}
+            return {f"train.{key}": value for key, value in values.items()}
+        epochs, batch_size, lr, local_init = OFFICIAL.get(dataset, OTHERS)
+        return {
+            "data.sampler": "stratified",
+            "method.keep_underscores": True,
+            "method.n_global": 3,
+            "method.fusion_weight": 1.0,
+            "method.mean_over_prompts": True,
+            "method.mean_of_branches": True,
+            "method.local_init": local_init,
+            "method.vv_first_layer_leak": True,
+            "train.epochs": epochs,
+            "train.batch_size": batch_size,
+            "train.lr": lr,
+            "train.warmup_epochs": 0,
+        }
+
+    @property
+    def validation(self) -> str:
+        """λ may be chosen by validation."""
+        return "method.fusion=validated" if self.fusion == "validated" else ""
+
+    def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
+        """The bare class names, and the ids of the context's tokens (M,)."""
+        context = tokenizer.encode(self.context)
+        most = tokenizer.context_length // 2
+        if not 0 < len(context) <= most:
+            raise InputError(
+                f'method.context="{self.context}" has {len(context)} tokens: set '
+                f"--config.method.context to words of 1 to {most} tokens."
+            )
+        names = class_names if self.keep_underscores else readable(class_names)
+        return {
+            "names": tokenizer(names, room=len(context)),
+            "context": np.array(context, np.int32),
+        }
+
+    def text_tokens(self, length: int) -> int:
+        """Names behind shared contexts, and own contexts with their names."""
+        m = len(self.context.split())
+        return self.n_global * length + self.n_local * (m + length)
+
+    def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
+        """The parameters before the first step, float32.
 
         Returns:
           global_prompts (N_g, M, D_t); local_prompts (C, N_l, M, D_t), without C when shared;
           local_projection (W, W), applied as patches @ local_projection; log_fusion ().
         """
-        template = frozen["text"]["token_embedding"][np.array(self.template_ids)]
-        shape = (n_classes,) * self.class_specific + (self.n_local, *template.shape)
+        template = self.towers.embed(frozen, names["context"])
+        classes = (len(names["names"].places),) * self.class_specific
+        shape = (*classes, self.n_local, *template.shape)
         initialise = {
             "template": lambda: prompts.from_template(key, shape, template),
             "random": lambda: prompts.xavier_uniform(key, shape),
             "gram": lambda: prompts.orthonormal(key, shape),
         }
-        trainable = {
+        params = {
             "global_prompts": jnp.tile(template, (self.n_global, 1, 1)).astype(jnp.float32),
             "local_prompts": initialise[self.local_init]().astype(jnp.float32),
         }
         if self.projection:
-            trainable["local_projection"] = jnp.eye(self.towers.vision.width)
-        if self.learn_fusion:
-            trainable["log_fusion"] = jnp.log(jnp.float32(self.fusion_weight))
-        return trainable
+            params["local_projection"] = jnp.eye(self.towers.vision.width)
+        if self.fusion == "learned":
+            params["log_fusion"] = jnp.log(jnp.float32(self.fusion_weight))
+        return params
 
-    def select_classes(self, trainable: dict, labels: tuple[int, ...]) -> dict:
-        """The trained tree for some of the classes it was trained on."""
+    def encode_images(self, params: Params, frozen: dict, pixels) -> dict[str, Array]:
+        """The class token, and patches of the V-V stream or of the original one."""
+        local = "vv" if self.vv else "tokens"
+        return self.towers.images(frozen, pixels, local=local, leak=self.vv_first_layer_leak)
+
+    def encode_classes(self, params: Params, frozen: dict, names: dict) -> ClassFeatures:
+        """Text features of global and local prompts before every class name."""
+        shared, own = params["global_prompts"], params["local_prompts"]
+        names = names["names"]
         if not self.class_specific:
-            return trainable
-        return trainable | {"local_prompts": trainable["local_prompts"][np.array(labels)]}
+            shared, own = jnp.concatenate([shared, own]), None
+        text = self.towers.texts(frozen, names, shared, own)
+        return ClassFeatures(text[:, : self.n_global], text[:, self.n_global :])
 
-    @property
-    def per_class(self) -> tuple[str, ...]:
-        """Leaves of the trainable tree that hold a row for each class."""
-        return ("local_prompts",) if self.class_specific else ()
-
-    def encode_classes(
-        self, trainable: dict, frozen: dict, classes: PackedClasses
-    ) -> ClassFeatures:
-        """Text features of every prompt of every class (equation 1), in the classes' order."""
-        features = self._encode(trainable, frozen, classes)[classes.places]
-        return ClassFeatures(features[:, : self.n_global], features[:, self.n_global :])
-
-    def _encode(
-        self, trainable: dict, frozen: dict, classes: PackedClasses
-    ) -> Float[Array, "r N D"]:
-        """The same of this device's places alone, global prompts first."""
-        shared, own = trainable["global_prompts"], trainable["local_prompts"]
-        if not self.class_specific:
-            shared = jnp.concatenate([shared, own])
-            own = jnp.zeros((len(classes.mask), 0, *own.shape[1:]))
-        return prompts.encode(self.towers, frozen["text"], shared, own, classes)
-
-    def score(
-        self, trainable: dict, frozen: dict, text: ClassFeatures, image: ImageFeatures
-    ) -> Scores:
+    def score(self, params: Params, frozen: dict, text: ClassFeatures, image: dict) -> Scores:
         """Both branches on a batch (sections 3.3 and 3.4)."""
-        f_global = unit(self._project(frozen, image.cls))
-        f_local = unit(self._project(frozen, self._adapt(trainable, image.patches)))
-        sim_global = cosines("bd,cnd->bcn", f_global, unit(text.global_))
-        sim_local = cosines("bpd,cnd->bpcn", f_local, unit(text.local))
-        support, plan, phi = self.match(sim_local)
-        weight = jnp.exp(trainable["log_fusion"]) if self.learn_fusion else self.fusion_weight
-        logits = self._logits(jnp.exp(frozen["logit_scale"]), sim_global.mean(-1), phi, weight)
-        return Scores(logits, sim_global, sim_local, support, plan, phi)
+        f_global = unit(self.towers.project(frozen, image["cls"]))
+        f_local = unit(self.towers.project(frozen, self._adapt(params, image["patches"])))
+        sims = {
+            "global": cosines("bd,cnd->bcn", f_global, unit(text.global_)),
+            "local": cosines("bpd,cnd->bpcn", f_local, unit(text.local)),
+        }
+        support, plan, phi = self.match(sims["local"])
+        logits = self._logits(params, frozen, sims["global"].mean(-1), phi)
+        return Scores(logits, sims, {"support": support, "plan": plan, "phi": phi})
 
     def match(
         self, sim_local: Float[Array, "B P C Nl"]
@@ -196,71 +286,74 @@ class SotGlp:
 
     def loss(
         self,
-        trainable: dict,
+        params: Params,
         frozen: dict,
-        classes: PackedClasses,
-        image: ImageFeatures,
+        text: ClassFeatures,
+        image: dict,
         labels: Int[Array, " B"],
-        mask: Bool[Array, " B"],
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """L_global + λ L_local with global prompt dropout (section 3.5), and metrics.
-
-        All are sums over the images, of which "images" is the number. On a mesh, a device has some
-        of the images, some of the places, and the rows of local prompts for these; its gradient is
-        whole for its local prompts and to be added up over the devices for all other leaves.
-
-        Args:
-          trainable: the tree of `init`.
-          frozen: CLIP's weights.
-          classes: the bare class names, laid out by `packing.pack`.
-          image: frozen features of the batch.
-          labels: class indices.
-          mask: False for padding.
-          key: randomness of the dropout.
-        """
-        text = collectives.gather(self._encode(trainable, frozen, classes), self.axes.images)
-        text = ClassFeatures(text[:, : self.n_global], text[:, self.n_global :])
-        scores = self.score(trainable, frozen, text, image)
-        scale, keep = jnp.exp(frozen["logit_scale"]), self._drawn(key, len(labels))
-        dropped = scale * jnp.einsum("bcn,bn->bc", scores.sim_global, keep, precision="highest")
-        logits = jnp.where(classes.mask, jnp.stack([dropped, *scores.logits.values()]), -jnp.inf)
-        places = classes.places[labels] - len(text.local) * collectives.index(self.axes.classes)
-        entropy = transport.normalised_entropy(scores.plan)
-        entropy = jnp.sum(entropy, axis=-1, where=classes.mask) / len(classes.places)
-        losses_, correct, entropy = losses.judge(logits, places, entropy, self.axes.classes)
-        dropped, *losses_ = (losses.masked_sum(x, mask) for x in losses_)
-        of_branch = dict(zip(scores.logits, losses_, strict=True))
-        total = self.global_weight * dropped + self.fusion_weight * of_branch["local"]
-        if self.learn_fusion:
-            total += of_branch["fused"]
+        moment: Moment,
+    ) -> tuple[Float[Array, " B"], dict[str, Array]]:
+        """L_global + λ L_local of each image, with global prompt dropout (section 3.5)."""
+        scores = self.score(params, frozen, text, image)
+        keep = keep_prompts(len(labels), self.n_global, self.global_dropout, moment.key)
+        dropped = jnp.einsum("bcn,bn->bc", scores.sims["global"], keep, precision="highest")
+        dropped = jnp.exp(frozen["logit_scale"]) * dropped
+        entropy = partial(optax.softmax_cross_entropy_with_integer_labels, labels=labels)
+        of_global, of_local = entropy(dropped), entropy(scores.logits["local"])
+        total = self.global_weight * of_global + self.fusion_weight * of_local
         metrics = {
-            "images": jnp.sum(mask, dtype=jnp.float32),
-            "loss": total,
-            "loss_global": dropped,
-            "loss_local": of_branch["local"],
-            "plan_entropy": losses.masked_sum(entropy, mask),
+            "loss_global": of_global,
+            "loss_local": of_local,
+            "plan_entropy": transport.normalised_entropy(scores.parts["plan"]).mean(-1),
+            **accuracies(scores.logits, labels),
         }
-        for name, x in zip(scores.logits, correct[1:], strict=True):
-            metrics[f"accuracy_{name}"] = losses.masked_sum(x, mask)
-        if self.learn_fusion:  # of all images the same
-            metrics["fusion_weight"] = metrics["images"] * jnp.exp(trainable["log_fusion"])
+        if self.fusion == "learned":
+            total += entropy(scores.logits["fused"])
+            metrics["fusion_weight"] = jnp.exp(params["log_fusion"])
         return total, metrics
 
-    def _drawn(self, key: PRNGKeyArray, images: int) -> Float[Array, "B Ng"]:
-        """Weights of the global prompts for this device's images, of what is drawn for all."""
-        images *= collectives.size(self.axes.images)
-        keep = keep_prompts(images, self.n_global, self.global_dropout, key)
-        return collectives.own_part(keep, self.axes.images)
+    def finish(self, params: Params, frozen: dict, text: ClassFeatures, images: Images) -> Params:
+        """Adds "fusion" (2,), the weights of the branches, where they are validated.
 
-    def _adapt(self, trainable: dict, patches: Float[Array, "B P W"]) -> Float[Array, "B P W"]:
+        Of the pairs of `GRID` it takes the one with the best validation accuracy; of equals, the
+        one nearest to the training's λ.
+        """
+        if self.fusion != "validated":
+            return params
+        right = sum(
+            self._right_by_weights(params, frozen, text, image, labels)
+            for image, labels in images("val")
+        )
+        near = [-abs(np.arctan2(*pair) - np.arctan2(1.0, self.fusion_weight)) for pair in GRID]
+        best = max(range(len(GRID)), key=lambda i: (int(right[i]), near[i]))
+        return params | {"fusion": np.array(GRID[best], np.float32)}
+
+    def on(self, params: Params, labels: tuple[int, ...]) -> tuple[Method, Params]:
+        """The local prompts of known classes; else the global branch alone."""
+        if not self.class_specific:
+            return self, params
+        if not labels:
+            return GlobalBranch(self.towers), params
+        return self, params | {"local_prompts": params["local_prompts"][np.array(labels)]}
+
+    def summary(self, params: Params) -> dict[str, Any]:
+        """The weights of the branches in the prediction."""
+        of_global, of_local = map(float, self._weights(params))
+        return {"fusion": {"global": of_global, "local": of_local}}
+
+    def contexts(self, params: Params) -> dict[str, Array]:
+        """Global and local prompts."""
+        return {"global": params["global_prompts"], "local": params["local_prompts"]}
+
+    def prompt_features(self, text: ClassFeatures) -> Float[Array, "C Nl D"]:
+        """The local prompts'."""
+        return text.local
+
+    def _adapt(self, params: Params, patches: Float[Array, "B P W"]) -> Float[Array, "B P W"]:
         """W_local on the patch features (equation 3)."""
         if not self.projection:
             return patches
-        return jnp.matmul(patches, trainable["local_projection"], precision="highest")
-
-    def _project(self, frozen: dict, features: Float[Array, "... W"]) -> Float[Array, "... D"]:
-        return self.towers.vision.apply({"params": frozen["vision"]}, features, method="project")
+        return jnp.matmul(patches, params["local_projection"], precision="highest")
 
     def _plan(self, sim: Float[Array, "B C K Nl"]) -> Float[Array, "B C K Nl"]:
         if self.matching != "transport":
@@ -269,18 +362,59 @@ class SotGlp:
         sim = jax.lax.stop_gradient(sim) if constant else sim
         return transport.plan(sim, self.epsilon, self.iterations, self.tau)
 
+    def _weights(self, params: Params) -> tuple:
+        """Of the global and the local branch in the prediction."""
+        if "fusion" in params:
+            return params["fusion"][0], params["fusion"][1]
+        if self.fusion == "learned":
+            return self.global_weight, jnp.exp(params["log_fusion"])
+        return self.global_weight, self.fusion_weight
+
     def _logits(
-        self, scale, sim_global: Float[Array, "B C"], phi: Float[Array, "B C"], weight
-    ) -> dict:
-        s_global = scale * sim_global
+        self, params: Params, frozen: dict, sim: Float[Array, "B C"], phi: Float[Array, "B C"]
+    ) -> dict[str, Float[Array, "B C"]]:
+        scale, (of_global, of_local) = jnp.exp(frozen["logit_scale"]), self._weights(params)
+        s_global = scale * sim
         s_local = scale * (phi / self.n_local if self.mean_over_prompts else phi)
         branches = s_global, s_local
-        if self.learn_fusion:  # the branches learn from losses of their own
+        if self.fusion == "learned":  # the branches learn from losses of their own
             branches = jax.lax.stop_gradient(branches)
-        fused = self.global_weight * branches[0] + weight * branches[1]
+        fused = of_global * branches[0] + of_local * branches[1]
         if self.mean_of_branches:
-            fused = fused / (self.global_weight + weight)
+            fused = fused / (of_global + of_local)
         return {"fused": fused, "global": s_global, "local": s_local}
+
+    @partial(jax.jit, static_argnums=0)
+    def _right_by_weights(
+        self, params: Params, frozen: dict, text: ClassFeatures, image: dict, labels
+    ) -> Int[Array, " G"]:
+        """Correctly classified images for each pair of `GRID`."""
+        logits = self.score(params, frozen, text, image).logits
+        return jnp.stack(
+            [jnp.sum((a * logits["global"] + b * logits["local"]).argmax(-1) == labels) for a, b in GRID]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalBranch(Method):
+    """The shared global prompts alone, for classes without local prompts (section 3.3)."""
+
+    title: ClassVar[str] = SotGlp.title
+    logits: ClassVar[Mapping[str, str]] = {"global": SotGlp.logits["global"]}
+    note: ClassVar[str] = (
+        "global branch: these classes were not trained on and have no local prompts of their own"
+    )
+
+    def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C Ng D"]:
+        """Text features of the global prompts before every class name."""
+        return self.towers.texts(frozen, names["names"], params["global_prompts"])
+
+    def score(self, params: Params, frozen: dict, text: Float[Array, "C Ng D"], image: dict):
+        """s · mean over the prompts of f · t_c."""
+        feature = unit(self.towers.project(frozen, image["cls"]))
+        sim = cosines("bd,cnd->bcn", feature, unit(text))
+        logits = {"global": jnp.exp(frozen["logit_scale"]) * sim.mean(-1)}
+        return Scores(logits, {"global": sim})
 
 
 def keep_prompts(
@@ -299,13 +433,3 @@ def keep_prompts(
     keep = max(n_global - int(share * n_global), 1)
     drawn = jax.random.randint(key, (images, keep), 0, n_global)
     return jax.nn.one_hot(drawn, n_global).mean(1)
-
-
-def unit(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """x / |x| along the last axis."""
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def cosines(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Products of unit vectors in full float32: the similarities decide, so no TF32 or bf16."""
-    return jnp.einsum(pattern, a, b, precision="highest")

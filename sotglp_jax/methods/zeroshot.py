@@ -1,51 +1,62 @@
 """CLIP's zero-shot classifier: one sentence a class, nothing to learn."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from sotglp_jax.clip import ImageFeatures, Towers
-from sotglp_jax.clip.tokenizer import Tokens
-from sotglp_jax.methods.sotglp import cosines, unit
-
-
-@struct.dataclass
-class Scores:
-    """Logits of a batch and the cosines that tell other images from it.
-
-    Attributes:
-      logits: "zero_shot", or "global".
-      sim_global: cosines of images and sentences, or global prompts.
-      sim_local: cosines of patches and sentences; None where there is no local branch.
-    """
-
-    logits: dict[str, Float[Array, "B C"]]
-    sim_global: Float[Array, "B C Ng"]
-    sim_local: Float[Array, "B P C 1"] | None
+from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.methods.contract import Method, Params, Scores, one_of, readable
+from sotglp_jax.methods.similarity import cosines, unit
 
 
 @dataclasses.dataclass(frozen=True)
-class ZeroShot:
-    """s · f · t_c with one template per data set."""
+class ZeroShot(Method):
+    """s · f · t_c with one template per data set.
 
-    towers: Towers
+    Attributes:
+      local: which patch features are compared with the sentences too, through CLIP's own
+        projection: "vv", "tokens", "value" (see `Towers.images`), or "" for none.
+    """
 
-    def encode_classes(self, trainable: dict, frozen: dict, classes: Tokens) -> Float[Array, "C D"]:
-        """Text features of whole sentences, not normalised; `trainable` is empty."""
-        embeddings = self.towers.text.apply({"params": frozen["text"]}, classes.ids, method="embed")
-        return self.towers.text.apply({"params": frozen["text"]}, embeddings, classes.eot)
+    local: str = "vv"
 
-    def score(
-        self, trainable: dict, frozen: dict, text: Float[Array, "C D"], image: ImageFeatures
-    ) -> Scores:
-        """Scaled cosines of images and sentences; patches go through CLIP's own projection."""
-        f_global, f_local = (
-            unit(self.towers.vision.apply({"params": frozen["vision"]}, x, method="project"))
-            for x in (image.cls, image.patches)
-        )
-        sim = cosines("bd,cd->bc", f_global, unit(text))
-        sim_local = cosines("bpd,cd->bpc", f_local, unit(text))
-        logits = {"zero_shot": jnp.exp(frozen["logit_scale"]) * sim}
-        return Scores(logits, sim[..., None], sim_local[..., None])
+    title: ClassVar[str] = "zero-shot CLIP"
+    logits: ClassVar[Mapping[str, str]] = {"zero_shot": ""}
+    recipes: ClassVar[tuple[str, ...]] = ("paper", "official")
+    learns: ClassVar[bool] = False
+
+    def __post_init__(self):
+        one_of(("vv", "tokens", "value", ""), local=self.local)
+
+    def stages(self, train: Mapping) -> tuple:
+        """There is nothing to train."""
+        return ()
+
+    def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
+        """The template with every class name in it."""
+        return {"names": tokenizer([template.replace("{}", n) for n in readable(class_names)])}
+
+    def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
+        """No parameters."""
+        return {}
+
+    def encode_images(self, params: Params, frozen: dict, pixels) -> dict[str, Array]:
+        """The class token and, where asked for, patches."""
+        return self.towers.images(frozen, pixels, local=self.local)
+
+    def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C 1 D"]:
+        """Text features of the sentences, not normalised."""
+        return self.towers.texts(frozen, names["names"])
+
+    def score(self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict):
+        """Scaled cosines of images and sentences, and of patches where `image` has them."""
+        feature = unit(self.towers.project(frozen, image["cls"]))
+        sims = {"global": cosines("bd,cnd->bcn", feature, unit(text))}
+        if "patches" in image:
+            patches = unit(self.towers.project(frozen, image["patches"]))
+            sims["local"] = cosines("bpd,cnd->bpcn", patches, unit(text))
+        logits = {"zero_shot": jnp.exp(frozen["logit_scale"]) * sims["global"].mean(-1)}
+        return Scores(logits, sims)

@@ -1,0 +1,58 @@
+"""Features of a run's images: of pixels by the vision tower, or as the cache on disk has them."""
+
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from sotglp_jax import cache, hosts, sharding
+from sotglp_jax.data import loader
+from sotglp_jax.data.sources import Source
+from sotglp_jax.errors import InputError
+from sotglp_jax.methods.contract import Method, Params
+from sotglp_jax.run import Run
+
+
+def of_batch(method: Method, params: Params, frozen: dict, batch: loader.Batch) -> dict:
+    """What `Method.encode_images` gives of a batch of pixels, or what a cache kept of that."""
+    if "image" in batch:
+        return method.encode_images(params, frozen, batch["image"])
+    return {name: x.astype("float32") for name, x in batch.items() if name != "label"}
+
+
+def train_batches(run: Run, mesh: Mesh, start: int) -> Iterator[loader.Batch]:
+    """This process's rows of every training batch from a step on."""
+    options = {
+        "batch_size": run.config.train.batch_size,
+        "epochs": sum(stage.epochs for stage in run.stages),
+        "seed": run.config.seed,
+        "start": start,
+        "rows": sharding.local_rows(run.config.train.batch_size, mesh),
+    }
+    data = run.config.data
+    augmentation = loader.Augmentation(tuple(data.crop_scale), data.flip)
+    if run.config.cache.views:
+        return cache.train_batches(_load(run, run.train, mesh, augmentation), **options)
+    return loader.train_batches(
+        run.train,
+        image_size=run.arch.image_size,
+        augmentation=augmentation,
+        workers=run.workers,
+        **options,
+    )
+
+
+def test_batches(
+    run: Run, method: Method, source: Source, mesh: Mesh, title: str
+) -> Iterator[loader.Batch]:
+    """Every image of a source once, on the devices: pixels, or features as a method has them."""
+    size = run.config.eval.batch_size
+    options = {"batch_size": size, "rows": sharding.local_rows(size, mesh)}
+    if run.config.cache.views:
+        batches = cache.test_batches(_load(run, source, mesh), **options)
+    else:
+        options |= {"image_size": run.arch.image_size, "workers": run.workers}
+        batches = loader.test_batches(source, **options)
+    for batch in tqdm(batches, title, -(-len(source) // size), disable=hosts.no_bar()):
+        yield sharding.put_batch(batch, mesh)
