@@ -13,13 +13,13 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from sotglp_jax import finished, maps
 from sotglp_jax.cache import image_features
+from sotglp_jax.clip.packing import pack
 from sotglp_jax.data import pictures
 from sotglp_jax.data.pictures import Picture
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import ood
 from sotglp_jax.finished import Finished
 from sotglp_jax.maps import Maps
-from sotglp_jax.methods.packing import pack
 from sotglp_jax.methods.sotglp import ClassFeatures, Scores, SotGlp
 from sotglp_jax.methods.zeroshot import ZeroShot
 

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from sotglp_jax import cache, fusion, hosts, maps, sharding, tables, workdir
 from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.clip.packing import PackedClasses, pack
 from sotglp_jax.data import fewshot, loader, transforms
 from sotglp_jax.data.sources import Source
 from sotglp_jax.evaluators import classification, ood
-from sotglp_jax.methods.packing import PackedClasses, pack
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import Run, seen_classes
 from sotglp_jax.state import restore

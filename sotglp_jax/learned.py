@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sotglp_jax.clip import hub
+from sotglp_jax.clip.packing import pack
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators.classification import CONFUSION
 from sotglp_jax.finished import Finished
-from sotglp_jax.methods.packing import pack
 from sotglp_jax.methods.sotglp import unit
 
 SAMPLE = 256  # words that the yardstick is taken from

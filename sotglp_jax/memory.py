@@ -5,10 +5,10 @@ import os
 import jax
 import jax.numpy as jnp
 
+from sotglp_jax.clip.packing import pack
 from sotglp_jax.clip.text import TextTransformer
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.packing import pack
 
 SHARE = 0.4  # of a device's memory, for what the text tower keeps for its backward pass
 

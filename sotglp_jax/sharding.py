@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sotglp_jax.clip.packing import PackedClasses, arrange, pack
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.packing import PackedClasses, arrange, pack
 
 
 def make_mesh(shape: str = "") -> Mesh:

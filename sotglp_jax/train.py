@@ -20,9 +20,9 @@ from tqdm import tqdm
 from sotglp_jax import cache, collectives, evaluate, hosts, memory, sharding, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.clip import ImageFeatures
+from sotglp_jax.clip.packing import PackedClasses
 from sotglp_jax.data import loader
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.packing import PackedClasses
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import Run
 from sotglp_jax.state import State, init_state, make_optimizer, restore

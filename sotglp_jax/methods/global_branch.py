@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sotglp_jax.clip import ImageFeatures, Towers
+from sotglp_jax.clip.packing import PackedClasses
 from sotglp_jax.methods import prompts
-from sotglp_jax.methods.packing import PackedClasses
 from sotglp_jax.methods.sotglp import cosines, unit
 from sotglp_jax.methods.zeroshot import Scores
 

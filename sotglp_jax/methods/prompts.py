@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sotglp_jax.clip import Towers
+from sotglp_jax.clip.packing import Names, PackedClasses
 from sotglp_jax.clip.text import Branch
-from sotglp_jax.methods.packing import Names, PackedClasses
 
 TEMPLATE_NOISE = 0.1  # of the template embeddings' standard deviation
 GRAM_SCALE = 1e-3

@@ -18,10 +18,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sotglp_jax import collectives, losses, transport
 from sotglp_jax.clip import ImageFeatures, Towers
+from sotglp_jax.clip.packing import PackedClasses
 from sotglp_jax.collectives import Axes
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import prompts
-from sotglp_jax.methods.packing import PackedClasses
 
 
 @struct.dataclass
