@@ -14,6 +14,7 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from sotglp_jax.clip.deep import Deep, by_layer
 from sotglp_jax.clip.layers import (
     KEPT,
     Block,
@@ -42,10 +43,17 @@ class Branch:
 
 
 class TextBlock(Block):
-    """One causal layer; with `ends` given, only the tokens there come out, one a sequence."""
+    """One causal layer.
 
-    def __call__(self, rows, ends=None):
+    With `ends` given, only the tokens there come out, one a sequence. `deep` replaces the states
+    behind the trunk's first token.
+    """
+
+    def __call__(self, rows, deep=None, ends=None):
         x, layout = rows.x, rows.layout
+        if deep is not None:
+            n = len(deep.prompts)
+            x = jnp.concatenate([x[:1], deep.replace_states(x[1 : 1 + n]), x[1 + n :]])
         h = self.ln_1(x)
         k, v = (to_sequences(layout, self.split_heads(dense(h))) for dense in (self.k, self.v))
         at = np.arange(k.shape[1])[None]
@@ -123,19 +131,29 @@ class TextTransformer(nn.Module):
         return self.branches(None, [Branch(embeddings[:, None], eot, start=0)])[0][:, 0]
 
     def branches(
-        self, trunk: Float[Array, "N L W"] | None, branches: Sequence[Branch]
+        self,
+        trunk: Float[Array, "N L W"] | None,
+        branches: Sequence[Branch],
+        deep: Float[Array, "k n W"] | None = None,
     ) -> list[Float[Array, "n N D"]]:
         """The same for sequences that begin alike.
 
         Args:
           trunk: beginnings without positions, [SOS] first; None where no branch has a start.
           branches: those that go on from the whole trunk before those that go on from [SOS].
+          deep: row j - 1 replaces the states of the trunk behind [SOS] before layer j; the trunk
+            is then a single one of 1 + n tokens.
+
+        Raises:
+          InputError: `deep` has as many rows as there are layers, or more.
         """
         parts = [(b.embeddings, b.start) for b in branches]
         ends = [jnp.repeat(b.start + b.eot, b.embeddings.shape[1]) for b in branches]
         if trunk is not None:
             parts, ends = [(trunk[None], 0), *parts], [jnp.zeros(len(trunk), int), *ends]
-        x, _ = self.last(self.through_blocks(parts), jnp.concatenate(ends))
+        in_blocks, in_last = by_layer(deep, self.layers)
+        rows = self.through_blocks(parts, in_blocks)
+        x, _ = self.last(rows, in_last, jnp.concatenate(ends))
         features = jnp.matmul(
             self.ln_final(x), self.text_projection, precision=product_precision(jnp.float32)
         )
@@ -146,13 +164,15 @@ class TextTransformer(nn.Module):
             for x, b in zip(features, branches, strict=True)
         ]
 
-    def through_blocks(self, parts: Sequence[tuple[Float[Array, "n N L W"], int]]) -> Rows:
+    def through_blocks(
+        self, parts: Sequence[tuple[Float[Array, "n N L W"], int]], deep: Deep | None
+    ) -> Rows:
         """Embeddings and where they start, through all layers but the last."""
         position = self.positional_embedding
         x = [part + position[start : start + part.shape[2]] for part, start in parts]
         layout = Layout(tuple((*part.shape[:3], start) for part, start in parts))
         rows = Rows(jnp.concatenate([y.reshape(-1, self.width) for y in x]), layout)
-        return self.blocks(rows, None)[0] if self.layers > 1 else rows
+        return self.blocks(rows, deep)[0] if self.layers > 1 else rows
 
     def embed(self, ids: Int[Array, "..."]) -> Float[Array, "... W"]:
         """Token embeddings, without positions."""
