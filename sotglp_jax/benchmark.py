@@ -25,11 +25,11 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sotglp_jax import clip, flops, memory, sharding
+from sotglp_jax.clip.packing import PackedClasses, pack
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import loader, speed
 from sotglp_jax.errors import run_command
 from sotglp_jax.evaluators import classification
-from sotglp_jax.methods.packing import PackedClasses, pack
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import in_precision
 from sotglp_jax.settings import DTYPES

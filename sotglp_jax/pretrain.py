@@ -129,16 +129,15 @@ def image_features(
     towers: clip.Towers, params: dict, images: UInt8[Array, "B R R"]
 ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
     """Unit features of the class token and of the mean V-V patch."""
-    vision = partial(towers.vision.apply, {"params": params["vision"]})
-    features = vision(towers.normalise(images[..., None]))  # grey as RGB
-    pooled = (features.cls, features.patches.mean(axis=1))
-    return tuple(unit(vision(x, method="project")) for x in pooled)
+    features = towers.images(params, images[..., None], local="vv")  # grey as RGB
+    pooled = (features["cls"], features["patches"].mean(axis=1))
+    return tuple(unit(towers.project(params, x)) for x in pooled)
 
 
 def text_features(towers: clip.Towers, params: dict, tokens) -> Float[Array, "n D"]:
     """Unit features of tokenised texts."""
-    text = partial(towers.text.apply, {"params": params["text"]})
-    return unit(text(text(tokens.ids, method="embed"), tokens.eot))
+    embeddings = towers.embed(params, tokens.ids)
+    return unit(towers.text.apply({"params": params["text"]}, embeddings, tokens.eot))
 
 
 def contrastive_loss(logits: Float[Array, "B B"], same: Bool[Array, "B B"]) -> Float[Array, ""]:

@@ -20,8 +20,8 @@ from sotglp_jax import clip, official
 from sotglp_jax import ood as ood_scores
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.config import Stated
+from sotglp_jax.clip.packing import PackedClasses, pack
 from sotglp_jax.clip.tokenizer import Tokens
-from sotglp_jax.methods.packing import PackedClasses, pack
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.state import sgd
 

@@ -10,9 +10,9 @@ import pytest
 
 from sotglp_jax import clip, sharding
 from sotglp_jax.clip import ImageFeatures
+from sotglp_jax.clip.packing import pack
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import prompts
-from sotglp_jax.methods.packing import pack
 from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp, keep_prompts
 from sotglp_jax.state import first_state, sgd
 from sotglp_jax.train import jit_step

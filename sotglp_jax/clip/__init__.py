@@ -4,25 +4,24 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
-from sotglp_jax.clip import config, hub, weights
+from sotglp_jax.clip import config, contexts, hub, weights
 from sotglp_jax.clip.config import MEAN, STD
 from sotglp_jax.clip.layers import ACTIVATIONS
+from sotglp_jax.clip.packing import PackedClasses
 from sotglp_jax.clip.text import TextTransformer
 from sotglp_jax.clip.tokenizer import Tokenizer
-from sotglp_jax.clip.vision import ImageFeatures, VisionTransformer
+from sotglp_jax.clip.vision import VisionTransformer
 from sotglp_jax.clip.weights import Architecture
 from sotglp_jax.errors import InputError
 
 __all__ = [
     "Architecture",
     "Clip",
-    "ImageFeatures",
     "Towers",
     "build",
     "load",
-    "normalise",
     "shapes",
 ]
 
@@ -43,9 +42,80 @@ class Towers:
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
 
-    def normalise(self, images: UInt8[Array, "B R R 3"]) -> Float[Array, "B R R 3"]:
+    def normalise(self, pixels: UInt8[Array, "B R R 3"]) -> Float[Array, "B R R 3"]:
         """Pixels to the vision tower's input, float32."""
-        return (images.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
+        return (pixels.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
+
+    def images(
+        self,
+        frozen: dict,
+        pixels: UInt8[Array, "B R R 3"],
+        *,
+        local: str = "",
+        leak: bool = False,
+        prompts: Float[Array, "J n W"] | None = None,
+    ) -> dict[str, Float[Array, "B ..."]]:
+        """Image features before projection; see `VisionTransformer` for the options.
+
+        Args:
+          frozen: weights, as in `Clip.params`.
+          pixels: RGB.
+          local: "", "vv", "tokens" or "value".
+          leak: the official SOT-GLP's addition to the V-V stream.
+          prompts: tokens behind the patches, one row a layer.
+
+        Returns:
+          "cls" (B W), the class token, and with `local` "patches" (B P W).
+        """
+        weights_, images = {"params": frozen["vision"]}, self.normalise(pixels)
+        return self.vision.apply(weights_, images, local=local, leak=leak, prompts=prompts)
+
+    def project(self, frozen: dict, features: Float[Array, "... W"]) -> Float[Array, "... D"]:
+        """CLIP's frozen projection of image features into the joint space, in full float32."""
+        return self.vision.apply({"params": frozen["vision"]}, features, method="project")
+
+    def embed(self, frozen: dict, ids: Int[Array, "..."]) -> Float[Array, "... Dt"]:
+        """Token embeddings of the text tower, without positions."""
+        return self.text.apply({"params": frozen["text"]}, ids, method="embed")
+
+    def texts(
+        self,
+        frozen: dict,
+        names: PackedClasses,
+        shared: Float[Array, "N M Dt"] | None = None,
+        own: Float[Array, "C n M Dt"] | None = None,
+        *,
+        before: int | None = None,
+        deep: Float[Array, "k M Dt"] | None = None,
+    ) -> Float[Array, "C N+n D"]:
+        """Text features of [SOS] context name [EOT] for every context, in the classes' order.
+
+        Not normalised. Names that are packed for several devices are divided over the axis "data"
+        of the mesh that `jax.set_mesh` has set.
+
+        Args:
+          frozen: weights, as in `Clip.params`.
+          names: class names or whole sentences, laid out by `packing.pack`.
+          shared: contexts of all classes; without them and `own`, (C, 1, D) of the names alone.
+          own: contexts of each class.
+          before: tokens of a context that stand before the name, None for all. The others stand
+            behind the first `Tokens.split` tokens of the name.
+          deep: row j - 1 replaces the states of the context before layer j; needs a single shared
+            context that stands before the name.
+
+        Raises:
+          InputError: `deep` has as many rows as there are layers, or more.
+          ValueError: `deep` does not fit the contexts.
+        """
+        m = next((x.shape[-2] for x in (shared, own) if x is not None), 0)
+        before = m if before is None else before
+        if deep is not None and (
+            own is not None or shared is None or len(shared) > 1 or before < m
+        ):
+            raise ValueError("deep prompts need a single shared context, all before the name.")
+        own = None if own is None else own[names.members]
+        given = contexts.Contexts(shared, own, deep, before)
+        return contexts.encode(self.text, frozen["text"], names, given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +138,14 @@ class Clip:
     params: dict
     tokenizer: Tokenizer
 
-    def towers(self, dtype: jnp.dtype = jnp.float32, **options) -> Towers:
-        """Its modules; options as in `build`."""
-        towers = build(self.arch, self.activation, dtype, **options)
+    def towers(self, dtype: jnp.dtype = jnp.float32) -> Towers:
+        """Its modules, whose matrix products run in `dtype`."""
+        towers = build(self.arch, self.activation, dtype)
         return dataclasses.replace(towers, mean=self.mean, std=self.std)
 
 
-def build(
-    arch: Architecture,
-    activation: str,
-    dtype: jnp.dtype = jnp.float32,
-    *,
-    vv: bool = True,
-    vv_first_layer_leak: bool = False,
-) -> Towers:
-    """The modules of a CLIP of these dimensions; options as in the modules' docstrings."""
+def build(arch: Architecture, activation: str, dtype: jnp.dtype = jnp.float32) -> Towers:
+    """The modules of a CLIP of these dimensions, whose matrix products run in `dtype`."""
     vision = VisionTransformer(
         patch_size=arch.patch_size,
         tokens=arch.image_tokens,
@@ -93,8 +156,6 @@ def build(
         embed_dim=arch.embed_dim,
         activation=activation,
         dtype=dtype,
-        vv=vv,
-        vv_first_layer_leak=vv_first_layer_leak,
     )
     text = TextTransformer(
         vocab_size=arch.vocab_size,

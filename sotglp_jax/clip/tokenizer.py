@@ -21,10 +21,12 @@ class Tokens:
     Attributes:
       ids: int32 token ids.
       eot: int32 position of the end-of-text token.
+      split: number of tokens behind [SOS] that a context may be put behind; 0 holds for all.
     """
 
     ids: Int[Array, "n L"]
     eot: Int[Array, " n"]
+    split: Int[Array, " n"] | int = 0
 
 
 class Tokenizer:
@@ -93,4 +95,5 @@ class Tokenizer:
         ids = np.zeros((len(rows), length), np.int32)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row
-        return Tokens(ids, np.array([len(row) - 1 for row in rows], np.int32))
+        eot = np.array([len(row) - 1 for row in rows], np.int32)
+        return Tokens(ids, eot, np.zeros_like(eot))

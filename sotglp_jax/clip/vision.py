@@ -1,27 +1,39 @@
-"""CLIP's vision transformer with the value-value stream of SOT-GLP (paper, section 3.2)."""
+"""CLIP's vision transformer, with prompts and with local features.
+
+One kind of local features is the value-value stream of SOT-GLP (paper, section 3.2).
+"""
 
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from sotglp_jax.clip.layers import Block, Dense, LayerNorm, attend, product_precision
+from sotglp_jax.clip.deep import Deep, by_layer
+from sotglp_jax.clip.layers import (
+    KEPT,
+    Block,
+    Dense,
+    LayerNorm,
+    attend,
+    keep_products,
+    product_precision,
+)
 
-# Arguments of slice(), which itself is not hashable before Python 3.12.
-EVERY, CLASS_TOKEN, PATCHES = (0, None), (0, 1), (1, None)
+LOCAL = ("", "vv", "tokens", "value")
 
 
 @struct.dataclass
-class ImageFeatures:
-    """What the frozen vision tower says of a batch, after `ln_post`, before any projection.
+class Extras:
+    """What one layer adds to plain CLIP.
 
     Attributes:
-      cls: class token of the original stream.
-      patches: patch tokens of the V-V stream, or of the original one without V-V.
+      leak: share of the original attention output that the V-V stream gets.
+      deep: what replaces the prompt tokens, which stand last.
     """
 
-    cls: Float[Array, "B W"]
-    patches: Float[Array, "B P W"]
+    leak: Float[Array, ""] | None = None
+    deep: Deep | None = None
 
 
 class DualBlock(Block):
@@ -29,26 +41,38 @@ class DualBlock(Block):
 
     The V-V stream has no MLP and no weights of its own: A = softmax(V Vᵀ/√h) per head, with V
     and the output projection of the original stream's layer (equation 2).
-
-    Attributes:
-      rows: the tokens of the original stream that are read after this layer.
-      vv_rows: the same for the V-V stream.
     """
 
-    rows: tuple[int, int | None] = EVERY
-    vv_rows: tuple[int, int | None] = EVERY
+    def __call__(self, streams, extras, local=None):
+        """Computes what is read after this layer and nothing else.
 
-    def __call__(self, streams, leak=None):
+        Args:
+          streams: the original and the V-V stream, None for none.
+          extras: see `Extras`.
+          local: None before the last layer, where all of both streams is read; in the last one the
+            kind of local features, which then come out instead of the second stream, and of the
+            first one only the class token is read.
+        """
         z, z_vv = streams
-        rows, vv_rows = slice(*self.rows), slice(*self.vv_rows)
+        if extras.deep is not None:
+            n = len(extras.deep.prompts)
+            z = jnp.concatenate([z[:, :-n], extras.deep.replace_states(z[:, -n:])], axis=1)
+        whole = local in (None, "tokens") or extras.leak is not None
+        rows = slice(None) if whole else slice(1)
+        vv_rows = slice(None if local is None else 1, None)
         h = self.ln_1(z)
         q, k, v = (self.split_heads(x) for x in (self.q(h[:, rows]), self.k(h), self.v(h)))
         attended = self.out(attend(q, k, v))
         if z_vv is not None:
             z_vv = z_vv[:, vv_rows] + self.out(attend(v[:, vv_rows], v, v))
-            if leak is not None:
-                z_vv = z_vv + leak * attended[:, vv_rows]
-        return (self.mlp(z[:, rows] + attended), z_vv), None
+            if extras.leak is not None:
+                z_vv = z_vv + extras.leak * attended[:, vv_rows]
+        if local == "value":
+            z_vv = self.mlp(z[:, 1:] + self.out(v[:, 1:].reshape(z[:, 1:].shape)))
+        if local == "vv":
+            rows, attended = slice(1), attended[:, :1]
+        z = self.mlp(checkpoint_name(z[:, rows] + attended, KEPT))
+        return (z, z[:, 1:] if local == "tokens" else z_vv), None
 
 
 class VisionTransformer(nn.Module):
@@ -64,9 +88,6 @@ class VisionTransformer(nn.Module):
       embed_dim: D.
       activation: a key of `ACTIVATIONS`.
       dtype: dtype of the matrix products; everything else is float32.
-      vv: whether patches come from the V-V stream (False is the paper's "w/o V-V").
-      vv_first_layer_leak: the official code adds the first layer's original attention output to
-        the V-V stream as well, by adding in place to a tensor that is both streams.
     """
 
     patch_size: int
@@ -78,8 +99,6 @@ class VisionTransformer(nn.Module):
     embed_dim: int
     activation: str
     dtype: jnp.dtype = jnp.float32
-    vv: bool = True
-    vv_first_layer_leak: bool = False
 
     def setup(self):
         sizes = (self.width, self.heads, self.mlp_width, self.activation, self.dtype)
@@ -93,42 +112,74 @@ class VisionTransformer(nn.Module):
         self.ln_pre, self.ln_post = LayerNorm(), LayerNorm()
         if self.layers > 1:
             self.blocks = nn.scan(
-                DualBlock,
+                keep_products(DualBlock),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 length=self.layers - 1,
             )(*sizes)
-        # After the last layer only the class token and the V-V patches are read. Where the leak
-        # hits this layer too (a single layer), or without V-V, the original patches are as well.
-        whole = not self.vv or (self.vv_first_layer_leak and self.layers == 1)
-        self.last = DualBlock(*sizes, rows=EVERY if whole else CLASS_TOKEN, vv_rows=PATCHES)
+        self.last = DualBlock(*sizes)
 
-    def __call__(self, images: Float[Array, "B R R 3"]) -> ImageFeatures:
-        """Runs both streams.
+    def __call__(
+        self,
+        images: Float[Array, "B R R 3"],
+        *,
+        local: str = "",
+        leak: bool = False,
+        prompts: Float[Array, "J n W"] | None = None,
+    ) -> dict[str, Float[Array, "B ..."]]:
+        """Features after `ln_post`, before any projection, float32.
 
         Args:
           images: normalised by CLIP's mean and standard deviation, float32.
+          local: features of patches. "" is none; "vv" those of the V-V stream; "tokens" the last
+            layer's patch tokens; "value" what the last layer makes of its values without
+            attention (LoCoOp, GalLoP).
+          leak: SOT-GLP's official code adds the first layer's original attention output to the
+            V-V stream as well, by adding in place to a tensor that is both streams.
+          prompts: tokens behind the patches, without positions; row 0 enters before `ln_pre`, row
+            j replaces them before layer j. Not with "vv".
 
         Returns:
-          float32 features before projection.
-        """
-        z = self.embed(images)
-        streams = (z, z if self.vv else None)
-        leak = self.vv and self.vv_first_layer_leak
-        if self.layers > 1:
-            first = jnp.zeros(self.layers - 1).at[0].set(1.0)
-            streams, _ = self.blocks(streams, first if leak else None)
-        (z, z_vv), _ = self.last(streams, 1.0 if leak and self.layers == 1 else None)
-        patches = z_vv if self.vv else z[:, 1:]
-        return ImageFeatures(self.ln_post(z[:, 0]), self.ln_post(patches))
+          "cls" (B W), the class token, and with `local` "patches" (B P W).
 
-    def embed(self, images: Float[Array, "B R R 3"]) -> Float[Array, "B T W"]:
-        """Z_0: patches and class token with positions, after `ln_pre`."""
+        Raises:
+          InputError: more rows of prompts than layers.
+        """
+        if local not in LOCAL or (local == "vv" and prompts is not None):
+            raise ValueError(f"local={local!r} must be one of {LOCAL}; 'vv' takes no prompts.")
+        z = self.embed(images, None if prompts is None else prompts[0])
+        blocks, last = self._extras(leak and local == "vv", prompts)
+        streams = (z, z if local == "vv" else None)
+        if self.layers > 1:
+            streams, _ = self.blocks(streams, blocks)
+        (z, patches), _ = self.last(streams, last, local)
+        features = {"cls": self.ln_post(z[:, 0])}
+        if local:  # behind the patches stand the prompts
+            features["patches"] = self.ln_post(patches[:, : self.tokens - 1])
+        return features
+
+    def _extras(self, leak: bool, prompts) -> tuple[Extras, Extras]:
+        """Those of all layers but the last, stacked, and those of the last."""
+        blocks, last = by_layer(None if prompts is None else prompts[1:], self.layers)
+        first = jnp.zeros(self.layers).at[0].set(1.0)
+        return (
+            Extras(first[:-1] if leak else None, blocks),
+            Extras(first[-1] if leak and self.layers == 1 else None, last),
+        )
+
+    def embed(
+        self, images: Float[Array, "B R R 3"], prompts: Float[Array, "n W"] | None = None
+    ) -> Float[Array, "B T W"]:
+        """Z_0: class token and patches with positions, then prompts, after `ln_pre`."""
         p, side = self.patch_size, images.shape[1] // self.patch_size
         patches = images.reshape(-1, side, p, side, p, 3).swapaxes(2, 3)
         patches = self.patch_embed(patches.reshape(-1, side * side, p * p * 3))
         cls = jnp.broadcast_to(self.class_embedding, (images.shape[0], 1, self.width))
-        return self.ln_pre(jnp.concatenate([cls, patches], axis=1) + self.positional_embedding)
+        z = jnp.concatenate([cls, patches], axis=1) + self.positional_embedding
+        if prompts is not None:
+            prompts = jnp.broadcast_to(prompts, (len(z), *prompts.shape))
+            z = jnp.concatenate([z, prompts], axis=1)
+        return self.ln_pre(z)
 
     def project(self, features: Float[Array, "... W"]) -> Float[Array, "... D"]:
         """CLIP's frozen projection into the joint space, in full float32."""

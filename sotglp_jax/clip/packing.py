@@ -7,10 +7,9 @@ lengths, and so one program serves all.
 
 from collections.abc import Iterator
 
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Int
 
 from sotglp_jax.clip.tokenizer import Tokens
 
@@ -19,13 +18,17 @@ STEP = 2  # lengths are rounded up to a multiple, for fewer and larger attention
 
 @struct.dataclass
 class Names:
-    """Names of about one length: tokens without [SOS], filled up with zeros.
+    """Names of about one length, on d devices in g passes of each.
 
-    The leading axes are k x d devices and g passes of each.
+    Attributes:
+      ids: tokens without [SOS], filled up with zeros.
+      eot: position of the end-of-text token among them.
+      split: tokens that a context may be put behind.
     """
 
-    ids: Int[Array, "k d g n L"]
-    eot: Int[Array, "k d g n"]
+    ids: Int[Array, "d g n L"]
+    eot: Int[Array, "d g n"]
+    split: Int[Array, "d g n"]
 
 
 @struct.dataclass
@@ -35,46 +38,42 @@ class PackedClasses:
     Attributes:
       start: id of [SOS].
       names: longest first.
-      members: for each name, in the order of `names`, where its class's own prompts are.
+      members: the class at each place, in the order of `names`; any class at an empty place.
       places: the place of each class.
-      mask: False for empty places.
     """
 
     start: Int[Array, ""]
     names: tuple[Names, ...]
-    members: Int[Array, "k d g n"]
+    members: Int[Array, "d g n"]
     places: Int[Array, " C"]
-    mask: Bool[Array, " R"]
+
+    @property
+    def devices(self) -> int:
+        """The number of devices that the names are laid out for."""
+        return self.members.shape[0]
 
 
-def pack(tokens: Tokens, *, devices: tuple[int, int] = (1, 1), chunk: int = 0) -> PackedClasses:
+def pack(tokens: Tokens, *, devices: int = 1, chunk: int = 0) -> PackedClasses:
     """Lays out class names.
 
     Args:
       tokens: [SOS] name [EOT] of every class.
-      devices: along the mesh axes 'class' and 'data'.
+      devices: that share the names.
       chunk: most classes in a pass of one device; 0 for one pass.
     """
     eot = np.asarray(tokens.eot) - 1  # without [SOS]
-    on_device = -(-len(eot) // int(np.prod(devices)))
-    passes = -(-on_device // chunk) if chunk else 1
-    hands = _deal(eot, int(np.prod(devices)) * passes)
-    shape = (*devices, passes, -1)
+    passes = -(-len(eot) // (devices * chunk)) if chunk else 1
+    hands = _deal(eot, devices * passes)
+    shape = (devices, passes, -1)
     places = np.zeros(len(eot), np.int32)
     places[hands[hands >= 0]] = np.flatnonzero(hands >= 0)
+    split = np.broadcast_to(tokens.split, eot.shape)
     return PackedClasses(
         start=tokens.ids[0, 0],
-        names=tuple(_names(tokens.ids[:, 1:], eot, hands, shape)),
+        names=tuple(_names(tokens.ids[:, 1:], eot, split, hands, shape)),
         members=np.maximum(hands, 0).reshape(shape).astype(np.int32),
         places=places,
-        mask=hands.ravel() >= 0,
     )
-
-
-def arrange(own: Float[Array, "C ..."], classes: PackedClasses) -> Float[Array, "R ..."]:
-    """A row for each class at the classes' places, zeros at empty ones."""
-    mask = classes.mask.reshape(-1, *(1,) * (own.ndim - 1))
-    return jnp.where(mask, own[classes.members.ravel()], 0)
 
 
 def _deal(eot: np.ndarray, hands: int) -> np.ndarray:
@@ -84,10 +83,12 @@ def _deal(eot: np.ndarray, hands: int) -> np.ndarray:
     return places.T
 
 
-def _names(ids: np.ndarray, eot: np.ndarray, hands: np.ndarray, shape: tuple) -> Iterator[Names]:
+def _names(ids, eot, split, hands: np.ndarray, shape: tuple) -> Iterator[Names]:
     """The names of all hands, by length."""
-    empty = hands < 0
-    ids, eot = np.where(empty[..., None], 0, ids[hands]), np.where(empty, 0, eot[hands])
+    ids, eot, split = (
+        np.where((hands < 0).reshape(*hands.shape, *(1,) * (x.ndim - 1)), 0, x[hands])
+        for x in (ids, eot, split)
+    )
     longest = eot.max(axis=0) + 1
     lengths = np.minimum(-(-longest // STEP) * STEP, ids.shape[-1])
     for length in np.unique(lengths)[::-1]:
@@ -95,4 +96,5 @@ def _names(ids: np.ndarray, eot: np.ndarray, hands: np.ndarray, shape: tuple) ->
         yield Names(
             ids[:, same, :length].reshape(*shape, length).astype(np.int32),
             eot[:, same].reshape(shape).astype(np.int32),
+            split[:, same].reshape(shape).astype(np.int32),
         )
