@@ -1,68 +1,78 @@
-"""Where the local prompts of a class look on an image (paper, figure 2)."""
+"""Maps of where the local prompts of a class look on an image (paper, figure 2)."""
 
 import dataclasses
 import math
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image
 
 from sotglp_jax import transport
-from sotglp_jax.cache import image_features
 from sotglp_jax.data.sources import Source
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import specialisation
-from sotglp_jax.methods.sotglp import ClassFeatures, Scores, SotGlp
+
+if TYPE_CHECKING:
+    from sotglp_jax.methods.contract import Scores
 
 FILE = "maps.npz"
-CLASSES = 100  # of a run that maps are kept of
+CLASSES = 100  # whose maps a run keeps, at most
 SIDE = 112  # pixels of the images kept
 
 
 @struct.dataclass
 class Maps:
-    """Of a batch of images, each seen by the local prompts of one class.
+    """Where the local prompts of one class look on each image of a batch.
 
-    Patches are numbered row by row, and those listed stand best first.
+    Patches are numbered row by row.
 
     Attributes:
       prompts: cosines of patches and each local prompt.
-      tops: the three most similar patches of each prompt.
-      combined: their mean over the prompts, the saliency that patches are kept by.
-      kept: the K most salient patches.
+      tops: the three most similar patches of each prompt, best first.
+      combined: mean of the cosines over the prompts.
+      kept: whether a patch counts in the logits, for one of the prompts at least.
       shares: the part of the kept patches that the plan gives mostly to each prompt. What a plan
-        gives to a prompt in all is of no interest: 1 / N_l, unless it is unbalanced.
+        gives to a prompt in all is of no interest: 1 / N, unless it is unbalanced.
     """
 
-    prompts: Float[Array, "B Nl h w"]
-    tops: Int[Array, "B Nl 3"]
+    prompts: Float[Array, "B N h w"]
+    tops: Int[Array, "B N 3"]
     combined: Float[Array, "B h w"]
-    kept: Int[Array, "B K"]
-    shares: Float[Array, "B Nl"]
+    kept: Bool[Array, "B h w"]
+    shares: Float[Array, "B N"]
 
 
-def of(scores: Scores, labels: Int[Array, " B"]) -> Maps:
-    """The maps of scored images.
+def compute(scores: "Scores", labels: Int[Array, " B"]) -> Maps | None:
+    """Computes the maps of scored images.
 
     Args:
-      scores: what `SotGlp.score` gave.
+      scores: what the method's `score` gave: `sims["local"]` (B P C N), and of `parts` the "plan"
+        (B C K N) and the "support" (B C K), or (B C K N) where each prompt keeps its own patches.
       labels: the class to look at on each image, such as the true or the predicted one.
+
+    Returns:
+      The maps; None where the method has no such cosines or parts.
     """
-    image = jnp.arange(labels.shape[0])
-    sim, plan = scores.sim_local[image, :, labels], scores.plan[image, labels]
-    side = math.isqrt(sim.shape[1])
-    combined = sim.mean(-1)
+    if "local" not in scores.sims or not {"plan", "support"} <= scores.parts.keys():
+        return None
+    image = jnp.arange(len(labels))
+    sim = scores.sims["local"][image, :, labels]
+    plan, support = (scores.parts[name][image, labels] for name in ("plan", "support"))
+    n, patches, prompts = sim.shape
+    side = math.isqrt(patches)
+    kept = jnp.zeros((n, patches), bool).at[image[:, None], support.reshape(n, -1)].set(True)
     return Maps(
-        prompts=jnp.moveaxis(sim, -1, 1).reshape(labels.shape[0], -1, side, side),
-        tops=transport.support(sim, min(specialisation.TOP, sim.shape[1])),
-        combined=combined.reshape(-1, side, side),
-        kept=transport.support(combined, plan.shape[1]),
+        prompts=jnp.moveaxis(sim, -1, 1).reshape(n, prompts, side, side),
+        tops=transport.support(sim, min(specialisation.TOP, patches)),
+        combined=sim.mean(-1).reshape(n, side, side),
+        kept=kept.reshape(n, side, side),
         shares=specialisation.shares(plan),
     )
 
@@ -74,7 +84,7 @@ class Examples:
     Attributes:
       names: of the classes.
       images: as the vision tower saw them, of at most `SIDE` pixels.
-      maps: float16 maps.
+      maps: their maps, in float16.
     """
 
     names: tuple[str, ...]
@@ -82,44 +92,34 @@ class Examples:
     maps: Maps
 
     def take(self, chosen: Sequence[int]) -> "Examples":
-        """Some of them, in the given order."""
+        """Returns some of the examples, in the given order."""
         rows = list(chosen)
         maps = jax.tree.map(lambda x: x[rows], self.maps)
         return Examples(tuple(self.names[i] for i in rows), self.images[rows], maps)
 
 
 def first_of_classes(source: Source) -> Source:
-    """The first image of each class, by label, of at most `CLASSES`."""
+    """Returns the first image of each class, by label, of at most `CLASSES` classes."""
     first: dict[int, int] = {}
     for index, label in enumerate(source.labels):
         first.setdefault(label, index)
     return source.take([first[label] for label in sorted(first)[:CLASSES]])
 
 
-def measure(
-    frozen: dict, trained: dict, text: ClassFeatures, batch: Mapping, method: SotGlp
-) -> dict[str, Array]:
-    """The fields of `Maps` of a batch by the prompts of its labels, and the batch.
+def collect(parts: Iterable[Mapping], class_names: Sequence[str]) -> Examples:
+    """Joins the maps of several batches, without padding.
 
     Args:
-      frozen: CLIP's weights.
-      trained: the trainable tree.
-      text: class features.
-      batch: see `loader.Batch`.
-      method: the method; static.
+      parts: of each batch the fields of `Maps`, its "image" (pixels) and its "label", -1 for
+        padding.
+      class_names: by label.
     """
-    image = image_features(method.towers, frozen, batch)
-    found = of(method.score(trained, frozen, text, image), batch["label"])
-    return vars(found) | dict(batch)
-
-
-def collect(parts: Iterable[Mapping], class_names: Sequence[str]) -> Examples:
-    """All images from what `measure` gave for their batches."""
     parts = list(parts)
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    whole = {name: x[whole["mask"]] for name, x in whole.items()}
+    fields = [field.name for field in dataclasses.fields(Maps)]
+    whole = {n: np.concatenate([part[n] for part in parts]) for n in (*fields, "image", "label")}
+    whole = {name: x[whole["label"] >= 0] for name, x in whole.items()}
     images = np.stack([_shrunk(pixels) for pixels in whole["image"]])
-    maps = Maps(**{field.name: _light(whole[field.name]) for field in dataclasses.fields(Maps)})
+    maps = Maps(**{name: _light(whole[name]) for name in fields})
     return Examples(tuple(class_names[label] for label in whole["label"]), images, maps)
 
 
@@ -130,17 +130,17 @@ def _shrunk(pixels: UInt8[Array, "R R 3"]) -> UInt8[Array, "r r 3"]:
 
 
 def _light(x: Array) -> np.ndarray:
-    return x.astype(np.float16 if np.issubdtype(x.dtype, np.floating) else np.int32)
+    return x.astype(np.float16) if np.issubdtype(x.dtype, np.floating) else x
 
 
 def arrays(examples: Examples) -> dict[str, np.ndarray]:
-    """What `FILE` holds."""
+    """Returns the arrays that `FILE` holds, by name."""
     found = {"names": np.array(examples.names), "images": examples.images}
     return found | vars(examples.maps)
 
 
-def read(folder: Path) -> Examples | None:
-    """What a run folder holds; None where it has no maps.
+def load(folder: Path) -> Examples | None:
+    """Loads the examples of a run folder; None where it holds no maps.
 
     Raises:
       InputError: the file is damaged.

@@ -1,84 +1,105 @@
 """Tables of results files, as text. Results of differing protocols do not go into one table."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sotglp_jax.errors import InputError
 
-CLASSIFIERS = {
-    "zero_shot": "zero-shot CLIP",
-    "fused": "SOT-GLP, fused",
-    "global": "SOT-GLP, global only",
-    "local": "SOT-GLP, local only",
-}
+ZERO_SHOT = "zero-shot CLIP"  # its accuracy stands beside every method's
 # What the runs of every table differ in; the training images follow from it.
 VARY = ("seed", "train_images_sha256")
-OOD_SCORES = {
-    "mcm": "MCM",
-    "l_mcm": "L-MCM",
-    "gl_mcm": "GL-MCM",
-    "fused": "largest fused logit",
-    "transport": "largest φ",
-}
-GLOBAL_NOTE = (
-    "* global branch: these classes were not trained on and have no local prompts of their own"
-)
+# What differs between the methods of a table, but not between the runs of one of them.
+OF_METHOD = ("method", "recipe", "changed")
+# Scores of detection that are not the largest of a method's logits.
+OOD_SCORES = {"mcm": "MCM", "l_mcm": "L-MCM", "gl_mcm": "GL-MCM", "transport": "largest φ"}
 
 Cells = dict[str, dict[str, list[float]]]  # accuracies over the seeds by row and column
+Notes = dict[tuple[str, str], str]  # what is to be said of a cell, by row and column
 
 
 def of_run(results: dict) -> str:
-    """The accuracies of one run, and of its targets."""
+    """Writes the accuracies of one run and of its targets."""
     protocol, images = results["protocol"], results["images"]
     lines = [
         f"{protocol['dataset']}, {protocol['clip']}, {images['train']} training and "
         f"{images['test']} test images, seed {protocol['seed']}",
-        *_accuracies(results["accuracy"]),
+        *_accuracy_lines(results["method"], results["accuracy"]),
+        *_learned_lines(results),
     ]
-    if results["fusion"] and results["config"]["method.fusion"] != "fixed":
-        lines.append(
-            "  fused with weights {global:.3g} global, {local:.3g} local".format(
-                **results["fusion"]
-            )
-        )
-    titles = _titles(results)
+    titles = _target_titles(results)
     for name, target in results["targets"].items():
         title = f"{protocol['dataset']}, new classes" if name == "new" else titles[name]
         lines += [f"{title}, {target['images']['test']} test images"]
-        lines += _accuracies(target["accuracy"])
-    if any(_has_no_local(target) for target in results["targets"].values()):
-        lines += ["no local prompts of their own: classes that were not trained on"]
+        lines += _accuracy_lines(results["method"], target["accuracy"])
+        lines += [f"  {target['note']}"] if target["note"] else []
     if "ood" in results:
-        lines += _detection(results["ood"])
+        lines += _detection_lines(results)
     return "\n".join(lines)
 
 
-def _detection(detection: dict) -> list[str]:
-    """FPR95 and AUROC of every score and set, as lines of text."""
-    sets = [*next(iter(detection["scores"].values()))["sets"], "mean"]
+def logits_title(method: Mapping, name: str) -> str:
+    """Returns the title of a method's logits, such as "SOT-GLP, global only".
+
+    Args:
+      method: "method" of a results file.
+      name: of the logits.
+    """
+    said = method["logits"][name]
+    return f"{method['title']}, {said}" if said else method["title"]
+
+
+def score_title(method: Mapping, score: str) -> str:
+    """Returns the title of a score of detection; arguments as in `logits_title`."""
+    if score not in method["logits"]:
+        return OOD_SCORES.get(score, score)
+    return " ".join(filter(None, ("largest", method["logits"][score], "logit")))
+
+
+def deciding(method: Mapping, accuracy: Mapping[str, float]) -> str | None:
+    """Returns the name of the first of a method's logits that have an accuracy."""
+    return next((name for name in method["logits"] if name in accuracy), None)
+
+
+def _accuracies(method: Mapping, accuracy: Mapping[str, float]) -> dict[str, float]:
+    """Returns the accuracies of CLIP and of every logits of a method, by title."""
+    titles = {"zero_shot": ZERO_SHOT} | {
+        name: logits_title(method, name) for name in method["logits"]
+    }
+    return {title: accuracy[name] for name, title in titles.items() if name in accuracy}
+
+
+def _accuracy_lines(method: Mapping, accuracy: Mapping[str, float]) -> list[str]:
+    found = _accuracies(method, accuracy)
+    width = max(22, *(len(title) + 1 for title in found))
+    return [f"  {title:<{width}}{value:>7.1%}" for title, value in found.items()]
+
+
+def _learned_lines(results: dict) -> list[str]:
+    """Writes what the method says it learned, where the setting of that name is not as usual."""
+    usual, config = results["method"]["usual"], results["config"]
+    return [
+        f"  {name}: " + ", ".join(f"{value:.3g} {key}" for key, value in values.items())
+        for name, values in results["learned"].items()
+        if config.get(f"method.{name}") != usual.get(name)
+    ]
+
+
+def _detection_lines(results: dict) -> list[str]:
+    """Writes FPR95 and AUROC of every score and set."""
+    scores = results["ood"]["scores"]
+    sets = [*next(iter(scores.values()))["sets"], "mean"]
     lines = [
         "out of distribution: FPR95 / AUROC in %, and the threshold at 95 % recall",
         " " * 32 + "".join(f"{name:>16}" for name in sets) + f"{'threshold':>12}",
     ]
-    for name, judged in detection["scores"].items():
-        columns = judged["sets"] | {"mean": judged["mean"]}
+    for name, found in scores.items():
+        columns = found["sets"] | {"mean": found["mean"]}
         cells = (f"{100 * columns[s]['fpr95']:.1f} / {100 * columns[s]['auroc']:.1f}" for s in sets)
         written = "".join(f"{cell:>16}" for cell in cells)
-        lines.append(f"  {OOD_SCORES[name]:<30}{written}{judged['threshold']:>12.4g}")
+        title = score_title(results["method"], name)
+        lines.append(f"  {title:<30}{written}{found['threshold']:>12.4g}")
     return lines
-
-
-def _accuracies(accuracy: Mapping[str, float]) -> list[str]:
-    return [
-        f"  {title:<22}{accuracy[name]:>7.1%}"
-        for name, title in CLASSIFIERS.items()
-        if name in accuracy
-    ]
-
-
-def _has_no_local(target: dict) -> bool:
-    return "global" in target["accuracy"] and "fused" not in target["accuracy"]
 
 
 def check_comparable(results: Sequence[dict], vary: Sequence[str] = VARY) -> None:
@@ -86,11 +107,17 @@ def check_comparable(results: Sequence[dict], vary: Sequence[str] = VARY) -> Non
 
     Args:
       results: contents of `results.json` files.
-      vary: fields of the protocol that may differ.
+      vary: fields of the protocol that may differ between the runs of one method.
 
     Raises:
       InputError: another field of two protocols differs; says which, and both values.
     """
+    _check_equal(results, (*vary, *OF_METHOD))
+    for title in {result["method"]["title"] for result in results}:
+        _check_equal([r for r in results if r["method"]["title"] == title], vary)
+
+
+def _check_equal(results: Sequence[dict], vary: Sequence[str]) -> None:
     for other in results[1:]:
         if found := difference(results[0], other, vary):
             key, ours, theirs = found
@@ -102,7 +129,16 @@ def check_comparable(results: Sequence[dict], vary: Sequence[str] = VARY) -> Non
 
 
 def difference(first: dict, other: dict, vary: Sequence[str]) -> tuple[str, Any, Any] | None:
-    """The first field of two runs' protocols, or of their targets', that differs; both values."""
+    """Returns the first field that differs in two runs' protocols or in those of their targets.
+
+    Args:
+      first: contents of a `results.json` file.
+      other: contents of another.
+      vary: fields that may differ.
+
+    Returns:
+      The field and both values; None where nothing differs.
+    """
     pairs = [(first["protocol"], other["protocol"])]
     pairs += [
         (first["targets"][name]["protocol"], target["protocol"])
@@ -117,49 +153,48 @@ def difference(first: dict, other: dict, vary: Sequence[str]) -> tuple[str, Any,
 
 
 def few_shot(results: Sequence[dict]) -> str:
-    """Accuracy by number of shots, over the seeds."""
+    """Writes accuracy by number of shots, over the seeds."""
     check_comparable(results, (*VARY, "shots"))
     cells: Cells = {}
     for result in results:
         column = f"{result['protocol']['shots']}-shot"
-        for name, title in CLASSIFIERS.items():
-            if name in result["accuracy"]:
-                cells.setdefault(title, {}).setdefault(column, []).append(result["accuracy"][name])
-    return _text(_title(results), cells)
+        for title, value in _accuracies(result["method"], result["accuracy"]).items():
+            cells.setdefault(title, {}).setdefault(column, []).append(value)
+    return _write(_title(results), cells)
 
 
 def transfer(results: Sequence[dict]) -> str:
-    """Accuracy on the data set of the training and on others, and the mean over the others."""
+    """Writes accuracy on the data set of the training, on others, and the mean over the others."""
     check_comparable(results)
-    cells = _with_targets(results, results[0]["protocol"]["dataset"])
+    cells, notes = _with_targets(results, results[0]["protocol"]["dataset"])
+    _, *others = dict.fromkeys(column for row in cells.values() for column in row)
     for row in cells.values():
-        source, *others = row
-        row["mean of others"] = [
-            statistics.mean(x) for x in zip(*map(row.get, others), strict=True)
-        ]
-    return _text(_title(results), cells, _marked(results))
+        values = [row.get(column, []) for column in others]
+        if len({len(x) for x in values}) == 1:
+            row["mean of others"] = [statistics.mean(x) for x in zip(*values, strict=True)]
+    return _write(_title(results), cells, notes)
 
 
 def base_to_new(results: Sequence[dict]) -> str:
-    """Accuracy on the classes of the training and on new ones, and H, the means' harmonic mean."""
+    """Writes accuracy on base and new classes, and H, the harmonic mean of their means."""
     check_comparable(results)
-    cells = _with_targets(results, "base")
+    cells, notes = _with_targets(results, "base")
     for row in cells.values():
-        row["H"] = [statistics.harmonic_mean([statistics.mean(row[c]) for c in ("base", "new")])]
-    return _text(_title(results), cells, _marked(results))
+        if row.keys() >= {"base", "new"}:
+            means = [statistics.mean(row[column]) for column in ("base", "new")]
+            row["H"] = [statistics.harmonic_mean(means)]
+    return _write(_title(results), cells, notes)
 
 
 def settings(results: Sequence[dict]) -> str:
-    """Accuracy by setting, over the seeds."""
-    check_comparable(results)
+    """Writes accuracy by setting, which is "label" of each result, over the seeds."""
+    check_comparable(results, (*VARY, "changed"))
     cells: Cells = {}
     for result in results:
-        row = cells.setdefault(result["label"], {})
-        for name, title in CLASSIFIERS.items():
-            if name in result["accuracy"]:
-                column = title.removeprefix("SOT-GLP, ")
-                row.setdefault(column, []).append(result["accuracy"][name])
-    return _text(_title(results), cells)
+        row, method = cells.setdefault(result["label"], {}), result["method"]
+        for title, value in _accuracies(method, result["accuracy"]).items():
+            row.setdefault(title.removeprefix(f"{method['title']}, "), []).append(value)
+    return _write(_title(results), cells)
 
 
 TABLES: dict[str, Callable[[Sequence[dict]], str]] = {
@@ -170,33 +205,37 @@ TABLES: dict[str, Callable[[Sequence[dict]], str]] = {
 }
 
 
-def _with_targets(results: Sequence[dict], source: str) -> Cells:
-    """Rows: CLIP, the whole method as far as it goes on each target, and its global branch."""
-    rows = {
-        "zero-shot CLIP": ("zero_shot",),
-        "SOT-GLP": ("fused", "global"),
-        "SOT-GLP, global only": ("global",),
-    }
-    cells: Cells = {row: {} for row in rows}
+def _with_targets(results: Sequence[dict], source: str) -> tuple[Cells, Notes]:
+    """Returns accuracies on the data set of the training and on each target."""
+    cells: Cells = {}
+    notes: Notes = {}
     for result in results:
-        titles = _titles(result)
-        for key, judged in ({source: result} | result["targets"]).items():
-            column = titles.get(key, key)
-            for row, names in rows.items():
-                name = next((name for name in names if name in judged["accuracy"]), None)
-                if name:
-                    cells[row].setdefault(column, []).append(judged["accuracy"][name])
-    return {row: columns for row, columns in cells.items() if columns}
+        titles, targets = _target_titles(result), result["targets"]
+        columns = {source: result} | {titles[key]: target for key, target in targets.items()}
+        for row, names in _rows(result["method"], columns.values()).items():
+            row_cells = cells.setdefault(row, {})
+            for column, part in columns.items():
+                if name := next((x for x in names if x in part["accuracy"]), None):
+                    row_cells.setdefault(column, []).append(part["accuracy"][name])
+        said = {titles[key]: target["note"] for key, target in targets.items() if target["note"]}
+        notes |= {(result["method"]["title"], column): note for column, note in said.items()}
+    return cells, notes
 
 
-def _marked(results: Sequence[dict]) -> set[str]:
-    """Columns where the whole method is its global branch."""
-    titles, targets = _titles(results[0]), results[0]["targets"]
-    return {titles[key] for key, target in targets.items() if _has_no_local(target)}
+def _rows(method: Mapping, parts: Iterable[Mapping]) -> dict[str, Sequence[str]]:
+    """Returns the logits of each row, of which the first that are there count.
+
+    They are CLIP, the method by the logits that decide on each target, and its other logits that
+    there are on all targets.
+    """
+    found = [part["accuracy"] for part in parts]
+    others = [name for name in [*method["logits"]][1:] if all(name in x for x in found)]
+    rows = {ZERO_SHOT: ["zero_shot"], method["title"]: [*method["logits"]]}
+    return rows | {logits_title(method, name): [name] for name in others}
 
 
-def _titles(result: dict) -> dict[str, str]:
-    """What targets are called: a data set's name for its path, where that tells them apart."""
+def _target_titles(result: dict) -> dict[str, str]:
+    """Returns titles of targets: a data set's name for its path, where that tells them apart."""
     names = {key: target["protocol"]["dataset"] for key, target in result["targets"].items()}
     taken = [result["protocol"]["dataset"], *names.values()]
     return {key: name if taken.count(name) == 1 else key for key, name in names.items()}
@@ -204,9 +243,9 @@ def _titles(result: dict) -> dict[str, str]:
 
 def _title(results: Sequence[dict]) -> str:
     protocols = [result["protocol"] for result in results]
-    shots = sorted({p["shots"] for p in protocols})
-    seeds = sorted({p["seed"] for p in protocols})
-    parts = [protocols[0]["dataset"], protocols[0]["clip"], f"recipe {protocols[0]['recipe']}"]
+    shots, seeds = (sorted({p[key] for p in protocols}) for key in ("shots", "seed"))
+    recipes = " and ".join(dict.fromkeys(p["recipe"] for p in protocols))
+    parts = [protocols[0]["dataset"], protocols[0]["clip"], f"recipe {recipes}"]
     parts += [f"{shots[0]} shots"] if len(shots) == 1 else []
     parts += ["accuracy in %"]
     if len(seeds) > 1:
@@ -216,24 +255,29 @@ def _title(results: Sequence[dict]) -> str:
     return ", ".join(parts)
 
 
-def _text(title: str, cells: Cells, marked: set[str] = frozenset()) -> str:
+def _write(title: str, cells: Cells, notes: Notes | None = None) -> str:
+    """Writes a table; stars lead from cells to their notes below it."""
+    notes = notes or {}
+    stars = {note: "*" * n for n, note in enumerate(dict.fromkeys(notes.values()), 1)}
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
     widths = [max(len(column), 11) + 2 for column in columns]
-    lines = [title, " " * 22 + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))]
+    label = max(20, *map(len, cells))
+    lines = [
+        title,
+        " " * (label + 2) + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True)),
+    ]
     for name, row in cells.items():
-        star = name == "SOT-GLP"
-        written = (_cell(row.get(c), star and c in marked) for c in columns)
-        lines += [
-            f"  {name:<20}" + "".join(f"{x:>{w}}" for x, w in zip(written, widths, strict=True))
-        ]
-    return "\n".join(lines + [GLOBAL_NOTE] * bool(marked))
+        written = (_cell(row.get(c)) + stars.get(notes.get((name, c)), "") for c in columns)
+        line = "".join(f"{x:>{w}}" for x, w in zip(written, widths, strict=True))
+        lines.append(f"  {name:<{label}}{line}")
+    return "\n".join([*lines, *(f"{star} {note}" for note, star in stars.items())])
 
 
-def _cell(values: list[float] | None, marked: bool) -> str:
-    return spread([100 * x for x in values]) + "*" * marked if values else "-"
+def _cell(values: list[float] | None) -> str:
+    return spread([100 * x for x in values]) if values else "-"
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation (n - 1), the mean alone of a single value; one decimal."""
+    """Writes mean ± standard deviation (n - 1), the mean alone of a single value; one decimal."""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{deviation}"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import statistics
 
 import numpy as np
@@ -165,29 +166,143 @@ def test_a_table_refuses_to_mix_protocols(study):
     mixed[1]["protocol"]["shots"] = 4
     with pytest.raises(InputError, match="shots"):
         tables.base_to_new(mixed)
+    mixed = copy.deepcopy(results)
+    mixed[1]["protocol"]["changed"] = {"method.topk": 4}
+    with pytest.raises(InputError, match="their changed is .*topk"):
+        tables.base_to_new(mixed)
 
 
-def test_accuracy_by_shots_and_over_targets():
-    def result(shots, seed, value):
-        protocol = {"dataset": "dtd", "clip": "tiny", "recipe": "paper"}
-        protocol |= {"shots": shots, "seed": seed}
-        accuracy = {"zero_shot": 0.5, "fused": value, "global": value, "local": value}
-        target = {
-            "protocol": protocol | {"dataset": "x"},
-            "accuracy": {"zero_shot": 0.4, "global": value / 2},
+SOTGLP = {"title": "SOT-GLP", "usual": {"topk": 10, "fusion": "fixed"}}
+SOTGLP |= {"logits": {"fused": "fused", "global": "global only", "local": "local only"}}
+COOP = {"title": "CoOp", "usual": {}, "logits": {"prompted": ""}}
+NOTE = "global branch: these classes were not trained on"
+
+
+def result_of(method, value, shots=16, seed=1, targets=()):
+    """Contents of a results file; `targets`: (name, accuracies beside zero_shot, note) of each."""
+    protocol = {"dataset": "dtd", "clip": "tiny", "shots": shots, "seed": seed}
+    protocol |= {"recipe": "paper", "method": method["title"].lower(), "changed": {}}
+    said = {
+        name: {
+            "protocol": protocol | {"dataset": dataset},
+            "accuracy": {"zero_shot": 0.4, **accuracy},
+            "images": {"test": 9},
+            "note": note,
         }
-        judged = {"a": target, "b": target | {"accuracy": {"zero_shot": 0.4, "global": value}}}
-        return {"protocol": protocol, "accuracy": accuracy, "targets": judged}
+        for name, dataset, accuracy, note in targets
+    }
+    accuracy = {"zero_shot": 0.5} | dict.fromkeys(method["logits"], value)
+    return {
+        "method": method,
+        "protocol": protocol,
+        "accuracy": accuracy,
+        "images": {"train": 8, "test": 9},
+        "targets": said,
+        "config": {"method.topk": 10, "method.fusion": "fixed"},
+        "learned": {},
+    }
 
-    results = [result(k, s, 0.6 + k / 100 + s / 10) for k in (1, 16) for s in (1, 2)]
-    lines = tables.few_shot(results).splitlines()
-    assert lines[1].split() == ["1-shot", "16-shot"]
-    assert "zero-shot CLIP" in lines[2] and "SOT-GLP, fused" in lines[3]
-    assert lines[3].split()[2:] == ["76.0", "±", "7.1", "91.0", "±", "7.1"]
-    lines = tables.transfer(results[:2]).splitlines()
-    assert lines[1].split() == ["dtd", "a", "b", "mean", "of", "others"]
-    assert lines[3].split() == "SOT-GLP 76.0 ± 7.1 38.0 ± 3.5* 76.0 ± 7.1* 57.0 ± 5.3".split()
-    assert lines[-1].startswith("* global branch")
+
+def cells(table):
+    """(title, columns, rows of cells by the title) of a written table."""
+    title, head, *lines = table.splitlines()
+    split = [re.split(r"  +", line.strip()) for line in lines if line.startswith("  ")]
+    return title, re.split(r"  +", head.strip()), {row[0]: row[1:] for row in split}
+
+
+def test_accuracy_by_shots_of_several_methods():
+    results = [
+        result_of(method, base + k / 100 + s / 10, k, s)
+        for method, base in ((SOTGLP, 0.6), (COOP, 0.5))
+        for k in (1, 16)
+        for s in (1, 2)
+    ]
+    _, columns, rows = cells(tables.few_shot(results))
+    assert columns == ["1-shot", "16-shot"]
+    assert rows == {
+        "zero-shot CLIP": ["50.0 ± 0.0", "50.0 ± 0.0"],
+        "SOT-GLP, fused": ["76.0 ± 7.1", "91.0 ± 7.1"],
+        "SOT-GLP, global only": ["76.0 ± 7.1", "91.0 ± 7.1"],
+        "SOT-GLP, local only": ["76.0 ± 7.1", "91.0 ± 7.1"],
+        "CoOp": ["66.0 ± 7.1", "81.0 ± 7.1"],
+    }
+    results[-1]["protocol"]["recipe"] = "official"  # of the two runs of one method
+    with pytest.raises(InputError, match="recipe is paper in one run and official in another"):
+        tables.few_shot(results)
+
+
+def transferred(seed):
+    targets = [
+        ("a", "x", {"global": 0.3 + seed / 10}, NOTE),
+        ("b", "y", {"fused": 0.5, "global": 0.2, "local": 0.9}, ""),
+    ]
+    return result_of(SOTGLP, 0.7 + seed / 100, seed=seed, targets=targets)
+
+
+def test_accuracy_over_targets_is_of_what_decides_there():
+    results = [transferred(1), transferred(2)]
+    table = tables.transfer(results)
+    _, columns, rows = cells(table)
+    assert columns == ["dtd", "x", "y", "mean of others"]
+    assert rows == {
+        "zero-shot CLIP": ["50.0 ± 0.0", "40.0 ± 0.0", "40.0 ± 0.0", "40.0 ± 0.0"],
+        "SOT-GLP": ["71.5 ± 0.7", "45.0 ± 7.1*", "50.0 ± 0.0", "47.5 ± 3.5"],
+        "SOT-GLP, global only": ["71.5 ± 0.7", "45.0 ± 7.1", "20.0 ± 0.0", "32.5 ± 3.5"],
+    }
+    assert table.splitlines()[-1] == f"* {NOTE}"
+
+
+def test_a_method_that_has_nothing_for_a_target_has_a_dash_there():
+    nothing = [("new", "dtd", {}, "CoOp has none for these classes")]
+    known = [("new", "dtd", {"global": 0.6}, NOTE)]
+    table = tables.base_to_new(
+        [result_of(SOTGLP, 0.8, targets=known), result_of(COOP, 0.9, targets=nothing)]
+    )
+    _, columns, rows = cells(table)
+    assert columns == ["base", "new", "H"]
+    assert rows["SOT-GLP"] == ["80.0", "60.0*", "68.6"] and rows["CoOp"] == ["90.0", "-**", "-"]
+    assert table.splitlines()[-2:] == [f"* {NOTE}", "** CoOp has none for these classes"]
+
+
+def test_accuracy_by_setting_names_the_logits_alone():
+    results = [result_of(SOTGLP, 0.8), result_of(SOTGLP, 0.9), result_of(COOP, 0.7)]
+    results[1]["protocol"]["changed"] = {"method.topk": 5}
+    labels = ("usual", "topk=5", "coop")
+    labelled = [x | {"label": label} for x, label in zip(results, labels, strict=True)]
+    _, columns, rows = cells(tables.settings(labelled))
+    assert columns == ["zero-shot CLIP", "fused", "global only", "local only", "CoOp"]
+    assert rows["topk=5"] == ["50.0", "90.0", "90.0", "90.0", "-"]
+    assert rows["coop"] == ["50.0", "-", "-", "-", "70.0"]
+
+
+def test_a_run_says_all_it_knows():
+    result = transferred(1)
+    result["learned"] = {"fusion": {"global": 1.0, "local": 0.25}}
+    assert tables.of_run(result).splitlines() == [
+        "dtd, tiny, 8 training and 9 test images, seed 1",
+        "  zero-shot CLIP          50.0%",
+        "  SOT-GLP, fused          71.0%",
+        "  SOT-GLP, global only    71.0%",
+        "  SOT-GLP, local only     71.0%",
+        "x, 9 test images",
+        "  zero-shot CLIP          40.0%",
+        "  SOT-GLP, global only    40.0%",
+        f"  {NOTE}",
+        "y, 9 test images",
+        "  zero-shot CLIP          40.0%",
+        "  SOT-GLP, fused          50.0%",
+        "  SOT-GLP, global only    20.0%",
+        "  SOT-GLP, local only     90.0%",
+    ]
+    result["config"]["method.fusion"] = "learned"
+    assert tables.of_run(result).splitlines()[5] == "  fusion: 1 global, 0.25 local"
+
+
+def test_scores_of_detection_have_titles_for_any_method():
+    scores = ("gl_mcm", "fused", "transport", "own")
+    titles = [tables.score_title(SOTGLP, score) for score in scores]
+    assert titles == ["GL-MCM", "largest fused logit", "largest φ", "own"]
+    assert tables.score_title(COOP, "prompted") == "largest logit"
 
 
 @pytest.mark.parametrize(

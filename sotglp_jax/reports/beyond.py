@@ -1,47 +1,45 @@
-"""Tables past the paper's: ways to choose λ, and whether transport makes prompts specialise."""
+"""Makes tables past the paper's: ways to fuse logits, and whether prompts specialise."""
 
 import statistics
 from collections.abc import Sequence
 
 from sotglp_jax.reports.paper import (
     ACCURACY,
-    BRANCHES,
-    MISSING,
     Numbers,
     Table,
-    branch,
+    accuracy_of,
+    at_shots,
     caption_of,
     cell_of,
     dataset_title,
     table_shots,
 )
-from sotglp_jax.reports.results import SWEPT, VARIANTS, Result, alike, at_standard, grouped
+from sotglp_jax.reports.results import Result, alike, by_method, by_value, grouped, mains, methods
 
-FUSION, EPSILON = "method.fusion", "transport.epsilon"
-SHARE = "Local branch's share of the weights"
+FUSION = "fusion"  # a setting, and the weights that a method with several branches says it has
 ENTROPY, OVERLAP = "Plan entropy", "Overlap of top-3 patches"
-USUAL_EPSILON = SWEPT[EPSILON][1]
 UNIFORM = 99.0  # %; a plan of at least this entropy is called close to uniform
 
 
 def make(results: Sequence[Result]) -> list[Table]:
-    """Those tables that there are runs for."""
+    """Makes those tables that there are runs for."""
     return [table for table in (fusion(results), specialisation(results)) if table.rows]
 
 
 def fusion(results: Sequence[Result]) -> Table:
-    """Accuracy where λ of the prediction is fixed, chosen on validation images, or learned."""
+    """Compares accuracy where the weights of branches are fixed, validated, or learned."""
     shots, rows = table_shots(results), {}
     for dataset, found in grouped(results).items():
-        runs = [r for r in alike(found, shots, FUSION) if r.contents.get("fusion")]
-        ways = [w for w in ("fixed", "validated", "learned") if _of(runs, FUSION, w)]
-        for way in ways if len(ways) > 1 else ():
-            rows[dataset_title(dataset), way] = _fused(_of(runs, FUSION, way))
+        for runs in by_method([r for r in found if FUSION in r.contents["learned"]]).values():
+            ways = by_value(alike(runs, shots, FUSION), FUSION)
+            for way, same in ways.items() if len(ways) > 1 else ():
+                rows[dataset_title(dataset), same[0].method["title"], way] = _fused(same)
+    columns = tuple(dict.fromkeys(column for numbers in rows.values() for column in numbers))
     return Table(
         "fusion",
         caption_of(f"Ways to choose λ of the prediction, accuracy in % at {shots} shots", results),
-        ("Data set", "λ"),
-        (*(f"{ACCURACY}, {said}" for said in BRANCHES.values()), SHARE),
+        ("Data set", "Method", "λ"),
+        columns,
         rows,
         "column",
         (
@@ -49,114 +47,118 @@ def fusion(results: Sequence[Result]) -> Table:
             "fixed: as in training; validated: on min(K, 4) validation images per class; learned: "
             "with the prompts, on the training images. None sees test images.",
         ),
-        (SHARE,),
+        tuple(column for column in columns if not column.startswith(ACCURACY)),
     )
-
-
-def _of(runs: Sequence[Result], key: str, value) -> list[Result]:
-    return [r for r in runs if r.config.get(key) == value]
 
 
 def _fused(runs: Sequence[Result]) -> Numbers:
     numbers = {
-        f"{ACCURACY}, {said}": cell_of(runs, lambda r, name=name: branch(r, name))
-        for name, said in BRANCHES.items()
+        f"{ACCURACY}, {said}": cell_of(runs, lambda r, name=name: accuracy_of(r, name))
+        for name, said in runs[0].method["logits"].items()
     }
-    return numbers | {SHARE: cell_of(runs, _local_share)}
+    _, *others = runs[0].contents["learned"][FUSION]
+    for name in others:
+        column = f"{name.capitalize()} branch's share of the weights"
+        numbers[column] = cell_of(runs, lambda r, name=name: _share(r, name))
+    return numbers
 
 
-def _local_share(result: Result) -> float:
-    weights = result.contents["fusion"]
-    return 100 * weights["local"] / (weights["global"] + weights["local"])
+def _share(result: Result, name: str) -> float:
+    weights = result.contents["learned"][FUSION]
+    return 100 * weights[name] / sum(weights.values())
 
 
 def specialisation(results: Sequence[Result]) -> Table:
-    """Whether the prompts of a class look at different patches, by ε and kind of matching."""
+    """Shows whether the prompts of a class look at different patches, by method and setting."""
     shots, rows, said = table_shots(results), {}, []
     for dataset, found in grouped(results).items():
-        title = dataset_title(dataset)
-        found = [r for r in found if "specialisation" in r.contents]
-        own = {
-            (title, name): _numbers(runs) for name, runs in _matchings(found, shots).items() if runs
-        }
-        rows |= own
-        said += _verdict(title, own)
+        found = at_shots([r for r in found if "specialisation" in r.contents], shots)
+        for runs in by_method(found).values():
+            own = {title: _numbers(same) for title, same in _compared(runs, shots).items()}
+            rows |= {(dataset_title(dataset), title): numbers for title, numbers in own.items()}
+            said += [f"{dataset_title(dataset)}: {x}" for x in _verdicts(runs, own)]
     columns = dict.fromkeys(column for numbers in rows.values() for column in numbers)
     return Table(
         "specialisation",
-        caption_of(f"How the local prompts specialise, in % at {shots} shots", results, EPSILON),
-        ("Data set", "Matching"),
+        caption_of(f"How the prompts of a class specialise, in % at {shots} shots", results),
+        ("Data set", "Method"),
         tuple(columns),
         rows,
         "column",
         (
             *said,
             "Test images seen by the prompts of their own class. Plan entropy: normalised, 100 is "
-            "a uniform plan. Overlap: mean Jaccard index of two prompts' 3 most similar patches, "
-            "100 where all prompts look at the same. Prompt n: kept patches that give it their "
-            f"largest share. {MISSING}: without transport there is no plan.",
+            "a uniform plan, as without transport. Overlap: mean Jaccard index of two prompts' 3 "
+            "most similar patches, 100 where all prompts look at the same. Prompt n: kept patches "
+            "that give it their largest share; equal shares count in parts.",
         ),
         tuple(columns),
     )
 
 
-def _matchings(results: Sequence[Result], shots: int) -> dict[str, list[Result]]:
-    """Runs by what shares the patches out."""
-    runs = alike(results, shots, EPSILON)
-    found = {
-        f"transport, ε = {value:g}": _of(runs, EPSILON, value)
-        for value in sorted({r.config[EPSILON] for r in runs if EPSILON in r.config})
-    }
-    for variant in ("no_ot", "independent_topk"):
-        own = [r for r in results if r.variant == variant and r.shots == shots]
-        found[VARIANTS[variant]] = at_standard(own)
+def _compared(runs: Sequence[Result], shots: int) -> dict[str, list[Result]]:
+    """Groups a method's runs by variant, and those of the method by values of what is swept."""
+    found = methods(runs)
+    for title in mains(runs):
+        for name, symbol in runs[0].method["symbols"].items():
+            for value, same in by_value(alike(runs, shots, name), name).items():
+                if not any(r in found[title] for r in same):
+                    found[f"{title}, {symbol} = {value:g}"] = same
     return found
 
 
 def _numbers(runs: Sequence[Result]) -> Numbers:
-    def value(result, *keys):
-        found = result.contents["specialisation"]
-        for key in keys:
-            found = found[key]
-        return 100 * found
+    def percent(*keys):
+        def value(result):
+            found = result.contents["specialisation"]
+            for key in keys:
+                found = found[key]
+            return 100 * found
 
-    numbers = {OVERLAP: cell_of(runs, lambda r: value(r, "overlap"))}
-    if runs[0].config.get("method.matching", "transport") != "transport":
-        return numbers
+        return cell_of(runs, value)
+
     prompts = range(len(runs[0].contents["specialisation"]["share"]))
-    return {
-        ENTROPY: cell_of(runs, lambda r: value(r, "plan_entropy")),
-        **numbers,
-        **{f"Prompt {n + 1}": cell_of(runs, lambda r, n=n: value(r, "share", n)) for n in prompts},
-    }
+    shares = {f"Prompt {n + 1}": percent("share", n) for n in prompts}
+    return {ENTROPY: percent("plan_entropy"), OVERLAP: percent("overlap"), **shares}
 
 
-def _verdict(title: str, rows: dict[tuple[str, str], Numbers]) -> list[str]:
-    """What the seeds that both have say of transport at the paper's ε against independent top-K."""
-    ours = rows.get((title, f"transport, ε = {USUAL_EPSILON:g}"), {ENTROPY: {}, OVERLAP: {}})
-    other = rows.get((title, VARIANTS["independent_topk"]), {OVERLAP: {}})
-    seeds = sorted(ours[OVERLAP].keys() & other[OVERLAP].keys())
+def _verdicts(runs: Sequence[Result], rows: dict[str, Numbers]) -> list[str]:
+    """Says how near to uniform the method's plan is, and whether ablations overlap more."""
+    said = []
+    for title in mains(runs):
+        entropy = statistics.mean(rows[title][ENTROPY].values())
+        said += [
+            f"the plan of {title} is {'' if entropy >= UNIFORM else 'not '}close to uniform "
+            f"(entropy {entropy:.2f} % of the largest)."
+        ]
+        ablations = [t for t, same in methods(runs).items() if not same[0].full]
+        said += [_verdict(title, other, rows) for other in ablations]
+    return [x for x in said if x]
+
+
+def _verdict(title: str, other: str, rows: dict[str, Numbers]) -> str:
+    """Compares overlaps of the seeds that both have; says nothing where there are none."""
+    seeds = sorted(rows[title][OVERLAP].keys() & rows[other][OVERLAP].keys())
     if not seeds:
-        return []
-    entropy = statistics.mean(ours[ENTROPY][seed] for seed in seeds)
-    a, b = ([numbers[OVERLAP][seed] for seed in seeds] for numbers in (ours, other))
-    return [
-        f"{title}: at ε = {USUAL_EPSILON:g} the plan is "
-        f"{'' if entropy >= UNIFORM else 'not '}close to uniform (entropy {entropy:.2f} % of the "
-        f"largest). The prompts' top-3 patches overlap by {statistics.mean(a):.1f} %, with "
-        f"independent top-K by {statistics.mean(b):.1f} %: {_compared(a, b, seeds)}."
-    ]
+        return ""
+    a, b = ([rows[name][OVERLAP][seed] for seed in seeds] for name in (title, other))
+    return (
+        f"top-3 patches of {title}'s prompts overlap by {statistics.mean(a):.1f} %, with {other} "
+        f"by {statistics.mean(b):.1f} %: {_conclusion(title, a, b, seeds)}."
+    )
 
 
-def _compared(ours: Sequence[float], other: Sequence[float], seeds: Sequence[int]) -> str:
-    """What follows for specialisation from the overlaps of every seed."""
+def _conclusion(
+    title: str, ours: Sequence[float], other: Sequence[float], seeds: Sequence[int]
+) -> str:
+    """Says what follows for specialisation from the overlaps of every seed."""
     if len(seeds) == 1:
         return "of one seed nothing follows"
     differences = [a - b for a, b in zip(ours, other, strict=True)]
-    said = "transport does not make the prompts look at patches that differ more"
+    said = f"{title}'s prompts do not look at patches that differ more"
     if min(differences) < 0:
-        said = "only in some seeds transport makes the prompts look at patches that differ more"
+        said = f"only in some seeds {title}'s prompts look at patches that differ more"
     if max(differences) < 0:
-        said = "in every seed transport makes the prompts look at patches that differ more"
+        said = f"in every seed {title}'s prompts look at patches that differ more"
     points = ", ".join(f"{x:+.1f}" for x in differences)
     return f"{said} (differences {points} for seeds {', '.join(map(str, seeds))})"

@@ -1,8 +1,7 @@
-"""The report's figures: where prompts look, accuracy against detection, over settings, training."""
+"""Makes figures: where prompts look, accuracy against detection, over settings, training."""
 
 import dataclasses
 import json
-import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,23 +9,30 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation, Text
-from matplotlib.transforms import Bbox
 
 from sotglp_jax import maps
 from sotglp_jax.errors import InputError
 from sotglp_jax.maps import Examples
 from sotglp_jax.reports import gallery, paper
-from sotglp_jax.reports.paper import BRANCHES, MARK, Cell, branch, cell_of, dataset_title
-from sotglp_jax.reports.results import (
-    SWEPT,
-    VARIANTS,
-    Result,
-    differing,
-    grouped,
-    methods,
-    settings_but,
+from sotglp_jax.reports.paper import (
+    MARK,
+    Cell,
+    accuracy_of,
+    at_shots,
+    cell_of,
+    dataset_title,
+    logits_rows,
 )
+from sotglp_jax.reports.results import (
+    Result,
+    by_method,
+    by_value,
+    grouped,
+    identity,
+    mains,
+    methods,
+)
+from sotglp_jax.tables import OOD_SCORES, ZERO_SHOT
 
 # Paul Tol's muted colours for the colour-blind; markers and dashes tell lines apart in grey.
 COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933")
@@ -34,23 +40,19 @@ COLOURS += ("#AA4499", "#000000")
 MARKERS = "osD^vPX<>p"
 DASHES = ("-", "--", "-.", ":")
 GREY = "#8A8A8A"
-SCORE = "GL-MCM"  # of Figure 3, as in the paper
+PUBLISHED_LINE = {"linestyle": (0, (1, 1)), "marker": ""}
+PUBLISHED_MARKERS = "osD^vPX<>phd8*H"
+# Of Figure 3, the first that a method has; GL-MCM as in the paper.
+SCORES = tuple(OOD_SCORES[name] for name in ("gl_mcm", "mcm"))
 PANEL = (4.2, 3.2)  # inches
 ROWS = 4  # of Figure 2, if not told otherwise
 LEGEND_ROW = 0.18  # inches
 SPREAD = "mean and standard deviation over the seeds"
-LOSS = ("loss",)
-CORRECT = ("accuracy_fused", "accuracy_global", "accuracy_local")
-# Where the name of a point may stand around it, in points of type, nearest first.
-OFFSETS = sorted(
-    ((x, y) for x in range(-90, 91, 6) for y in range(-60, 61, 4) if x and math.hypot(x, y) > 5),
-    key=lambda offset: math.hypot(*offset),
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure of the report.
+    """Holds a figure of the report.
 
     Attributes:
       name: of its files.
@@ -65,7 +67,7 @@ class Picture:
 
 @gallery.literal
 def make(results: Sequence[Result], classes: Sequence[str] = ()) -> list[Picture]:
-    """Every figure that there are runs for.
+    """Makes every figure that there are runs for.
 
     Args:
       results: what `results.check` let pass.
@@ -75,13 +77,14 @@ def make(results: Sequence[Result], classes: Sequence[str] = ()) -> list[Picture
       InputError: a class that no run kept maps of.
     """
     pictures = [*_looks(results, classes), *_detection(results), *_shots(results)]
-    for key in SWEPT:
-        pictures += _sweep(results, key)
+    for runs in by_method(results).values():
+        for name in runs[0].method["symbols"]:
+            pictures += _sweep(results, [r for r in runs if r.full], name)
     return pictures + list(_training(results))
 
 
 def _looks(results: Sequence[Result], classes: Sequence[str]) -> Iterator[Picture]:
-    """Figure 2 of each data set, of one run at the shots of the tables."""
+    """Draws Figure 2 of each data set, of one run at the shots of the tables."""
     shown = _examples(results)
     known = dict.fromkeys(name for _, examples in shown.values() for name in examples.names)
     if unknown := [name for name in classes if name not in known]:
@@ -110,83 +113,62 @@ def _no_maps(name: str, known: Sequence[str]) -> InputError:
 
 
 def _examples(results: Sequence[Result]) -> dict[str, tuple[str, Examples]]:
-    """By data set, of the first variant and seed that has some: what run it is, and its images."""
+    """Returns, by data set, what run is the first that has maps, and its images."""
     shots = paper.table_shots(results)
     found: dict[str, tuple[str, Examples]] = {}
     for title, runs in methods(results).items():
         for run in sorted(runs, key=lambda r: r.seed):
             if run.shots == shots and run.dataset not in found:
-                if examples := maps.read(run.folder):
+                if examples := maps.load(run.folder):
                     found[run.dataset] = f"{title}, {shots} shots, seed {run.seed}", examples
     return {dataset: found[dataset] for dataset in grouped(results) if dataset in found}
 
 
 def _detection(results: Sequence[Result]) -> Iterator[Picture]:
-    """Figure 3 of each data set; with published points where it is ImageNet."""
+    """Draws Figure 3 of each data set; with published points where it is ImageNet."""
     rows, styles = paper.detection(results).rows, _styles(results)
     for title in dict.fromkeys(labels[0] for labels in rows):
+        own = _points({labels[1:]: row for labels, row in rows.items() if labels[0] == title})
         figure, panels = _panels(2, height=4.0)
-        named = []
-        for axes, measure in zip(panels, ("FPR95 ↓", "AUROC ↑"), strict=True):
-            own = {labels[1:]: row for labels, row in rows.items() if labels[0] == title}
-            named.append(_scatter(axes, own, f"Average {measure}", styles))
-            axes.set(xlabel=f"accuracy on {title} in %", ylabel=f"average {measure} in %")
+        for axes, rate in zip(panels, ("FPR95 ↓", "AUROC ↑"), strict=True):
+            _scatter(axes, own, f"Average {rate}", styles)
+            axes.set(xlabel=f"accuracy on {title} in %", ylabel=f"average {rate} in %")
         _legend(figure)
-        for axes, texts in zip(panels, named, strict=True):
-            _place(axes, texts)
-        published = " Grey: published." if any(named) else ""
         yield Picture(
             f"figure3-{_slug(title)}",
-            f"Figure 3, {title}: accuracy against FPR95 and AUROC of {SCORE}, averaged over the "
-            f"out-of-distribution sets, by variant.{published}",
+            f"Figure 3, {title}: accuracy against FPR95 and AUROC of {SCORES[0]}, or of "
+            f"{SCORES[1]} where a method has no local features, averaged over the "
+            f"out-of-distribution sets. Grey, {MARK.strip()}: published.",
             figure,
         )
 
 
-def _scatter(axes: Axes, rows: Mapping, column: str, styles: Mapping) -> list[Annotation]:
-    """Our points with standard deviations, and the published ones; returns the latter's names."""
-    texts = []
-    for (method, score), row in rows.items():
-        if column in row and method.endswith(MARK):
-            (x,), (y,) = row[paper.ACCURACY].values(), row[column].values()
-            axes.plot(x, y, "o", color=GREY, markersize=4, zorder=1)
-            texts.append(_text(axes, method.removesuffix(MARK), (x, y)))
-        elif column in row and score == SCORE:
-            (x, dx), (y, dy) = _spread(row[paper.ACCURACY]), _spread(row[column])
+def _points(rows: Mapping[tuple[str, str], Mapping]) -> dict[str, Mapping]:
+    """Returns, by method, the row of the score that Figure 3 is of."""
+    found = {method: row for (method, score), row in rows.items() if method.endswith(MARK)}
+    for wanted in reversed(SCORES):
+        found |= {method: row for (method, score), row in rows.items() if score == wanted}
+    return found
+
+
+def _scatter(axes: Axes, rows: Mapping[str, Mapping], column: str, styles: Mapping) -> None:
+    """Draws our points with standard deviations, and the published ones in grey."""
+    forms = iter(PUBLISHED_MARKERS)
+    for method, row in rows.items():
+        if column not in row:
+            continue
+        (x, dx), (y, dy) = _spread(row[paper.ACCURACY]), _spread(row[column])
+        if method.endswith(MARK):
+            options = {"color": GREY, "markersize": 5, "zorder": 1, "label": method}
+            axes.plot(x, y, next(forms, "."), **options)
+        else:
             style = styles[method] | {"linestyle": "", "markersize": 9}
             style["marker"] = style["marker"] or "*"  # zero-shot CLIP is a line elsewhere
             axes.errorbar(x, y, dy or None, dx or None, elinewidth=0.8, **style)
-    return texts
-
-
-def _text(axes: Axes, text: str, point: tuple[float, float]) -> Annotation:
-    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
-    options = {"textcoords": "offset points", "fontsize": 6.5, "color": "#555555"}
-    return axes.annotate(text, point, (0, 0), arrowprops=line, **options)
-
-
-def _place(axes: Axes, texts: Sequence[Annotation]) -> None:
-    """Moves each text to the nearest place around its point where it covers nothing."""
-    axes.figure.draw_without_rendering()
-    lines = [line.get_xydata() for line in axes.get_lines()]
-    lines += [bar for bars in axes.collections for bar in bars.get_segments()]
-    taken = [_box(axes.transData.transform(x)).padded(6) for x in lines]
-    for text in texts:
-        for x, y in OFFSETS:
-            text.set(position=(x, y), ha="left" if x > 0 else "right", va="center")
-            box = Text.get_window_extent(text).padded(1)  # an annotation's own has its line
-            inside = axes.bbox.count_contains(box.corners()) == 4
-            if inside and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-
-
-def _box(points) -> Bbox:
-    return Bbox([points.min(0), points.max(0)])
 
 
 def _shots(results: Sequence[Result]) -> Iterator[Picture]:
-    """Accuracy over the number of shots, a panel for each data set."""
+    """Draws accuracy over the number of shots, a panel for each data set."""
     table, styles = paper.by_shots(results), _styles(results)
     if len(table.columns) < 2:
         return
@@ -205,50 +187,62 @@ def _shots(results: Sequence[Result]) -> Iterator[Picture]:
     yield Picture("shots", f"Accuracy over the number of shots, {SPREAD}.", figure)
 
 
-def _sweep(results: Sequence[Result], key: str) -> Iterator[Picture]:
-    """Accuracy over one setting, from runs that differ in it and in their seed alone."""
-    groups: dict[tuple[str, str], dict[float, list[Result]]] = {}
-    for result in (r for r in results if r.variant == "full" and key in r.config):
-        group = groups.setdefault((result.dataset, settings_but(result, key)), {})
-        group.setdefault(result.config[key], []).append(result)
-    swept = [group for group in groups.values() if len(group) > 1]
+def _sweep(results: Sequence[Result], runs: Sequence[Result], name: str) -> Iterator[Picture]:
+    """Draws accuracy over one setting, from runs that differ in it and in their seed alone.
+
+    Args:
+      results: all of the report.
+      runs: of one method, as it is.
+      name: of the setting.
+    """
+    same = {key: [r for r in runs if identity(r, name) == key] for key in _keys(runs, name)}
+    swept = [x for x in (by_value(group, name) for group in same.values()) if len(x) > 1]
     if not swept:
         return
-    symbol, styles = SWEPT[key][0], _styles(results)
+    method, styles = runs[0].method, _styles(results)
     figure, panels = _panels(len(swept))
-    for axes, title, group in zip(panels, _told_apart(swept), swept, strict=True):
-        values = sorted(group)
-        for name, said in BRANCHES.items():
-            cells = [cell_of(group[v], lambda r, name=name: branch(r, name)) for v in values]
-            _curve(axes, dict(enumerate(cells)), styles[f"{VARIANTS['full']}, {said}"])
-        axes.set_xticks(range(len(values)), [f"{v:g}" for v in values])
+    for axes, title, group in zip(panels, _told_apart(swept, name), swept, strict=True):
+        for row, logits in logits_rows(method["title"], method).items():
+            cells = [cell_of(x, lambda r, k=logits: accuracy_of(r, k)) for x in group.values()]
+            _curve(axes, dict(enumerate(cells)), styles[row])
+        axes.set_xticks(range(len(group)), [f"{value:g}" for value in group])
+        symbol = method["symbols"][name]
         axes.set(title=title, xlabel=f"{symbol}, evenly spaced", ylabel="accuracy in %")
     _legend(figure)
-    name = key.rpartition(".")[2]
-    yield Picture(name, f"Accuracy over {symbol}, all else being equal, {SPREAD}.", figure)
+    yield Picture(
+        _slug(f"{method['name']}-{name}"),
+        f"{method['title']}: accuracy over {symbol}, all else being equal, {SPREAD}.",
+        figure,
+    )
 
 
-def _told_apart(swept: Sequence[Mapping[float, list[Result]]]) -> list[str]:
-    """A title for each group of runs: data set, shots, and what else is not the same in all."""
+def _keys(runs: Sequence[Result], name: str) -> list[str]:
+    return list(dict.fromkeys(identity(r, name) for r in runs))
+
+
+def _told_apart(swept: Sequence[Mapping[float, list[Result]]], free: str) -> list[str]:
+    """Writes a title for each group of runs: data set, shots, and what is not the same in all."""
     firsts = [next(iter(group.values()))[0] for group in swept]
-    keys = {key for r in firsts for key in differing(firsts[0], r)}
-    keys = sorted(k for k in keys if k.startswith(("method.", "transport.")))
+    symbols = firsts[0].method["symbols"]
+    names = sorted({name for r in firsts for name in r.changed} - {free})
+    names = [n for n in names if any(r.setting(n) != firsts[0].setting(n) for r in firsts)]
     return [
         f"{dataset_title(r.dataset)}, {r.shots} shots"
-        + "".join(f", {SWEPT.get(k, (k,))[0]} = {r.config.get(k)}" for k in keys)
+        + "".join(f", {symbols.get(name, name)} = {r.setting(name)}" for name in names)
         for r in firsts
     ]
 
 
 def _training(results: Sequence[Result]) -> Iterator[Picture]:
-    """Loss and accuracy on the training images over the steps, for each data set."""
+    """Draws loss and accuracy on the training images over the steps, for each data set."""
     shots, styles = paper.table_shots(results), _styles(results)
     for dataset in grouped(results):
         figure, panels = _panels(2)
         for title, found in methods(results).items():
-            runs = [r for r in reversed(found) if r.dataset == dataset and r.shots == shots]
+            correct = [f"accuracy_{name}" for name in found[0].method["logits"]]
+            runs = [r for r in reversed(at_shots(found, shots)) if r.dataset == dataset]
             seeds = {r.seed: _metrics(r.folder) for r in runs}
-            for axes, keys, scale in zip(panels, (LOSS, CORRECT), (1, 100), strict=True):
+            for axes, keys, scale in zip(panels, (["loss"], correct), (1, 100), strict=True):
                 series = [_series(lines, keys, scale) for lines in seeds.values()]
                 _band(axes, series, styles[title])
         if not any(axes.lines for axes in panels):
@@ -258,8 +252,7 @@ def _training(results: Sequence[Result]) -> Iterator[Picture]:
         panels[1].set(title=title, xlabel="step", ylabel="training accuracy in %")
         _legend(figure)
         caption = f"Training on {title}: mean over the seeds, and their range."
-        if any(r.config.get("method.fusion") == "learned" for r in results):
-            caption += " Where λ is learned, the loss has one more term."
+        caption += " Losses of different methods are sums of different terms."
         yield Picture(f"training-{_slug(dataset)}", caption, figure)
 
 
@@ -270,7 +263,7 @@ def _metrics(folder: Path) -> list[dict]:
 
 
 def _series(lines: Sequence[dict], keys: Sequence[str], scale: float) -> dict[int, float]:
-    """By step, the first of some metrics that is there."""
+    """Returns, by step, the first of some metrics that is there."""
     found = {line["step"]: [line[key] for key in keys if key in line] for line in lines}
     return {step: scale * values[0] for step, values in found.items() if values}
 
@@ -286,7 +279,7 @@ def _band(axes: Axes, series: Sequence[Mapping[int, float]], style: Mapping) -> 
 
 
 def _curve(axes: Axes, cells: Mapping[float, Cell], style: Mapping) -> None:
-    """Means, with standard deviations as bars."""
+    """Draws means, with standard deviations as bars."""
     spreads = {x: _spread(cell) for x, cell in sorted(cells.items()) if cell}
     if spreads:
         means, deviations = zip(*spreads.values(), strict=True)
@@ -295,22 +288,24 @@ def _curve(axes: Axes, cells: Mapping[float, Cell], style: Mapping) -> None:
 
 
 def _spread(cell: Cell) -> tuple[float, float]:
-    """Mean and standard deviation; the latter is 0 of a single value."""
+    """Computes mean and standard deviation; the latter is 0 of a single value."""
     values = list(cell.values())
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _styles(results: Sequence[Result]) -> dict[str, dict]:
-    """By the title of a row: the same in every figure of a report."""
-    full = VARIANTS["full"]
-    styles = {f"{full}, {said}": _style(0, i) for i, said in enumerate(BRANCHES.values())}
-    titles = dict.fromkeys([full, *methods(results)])
-    styles |= {title: _style(i, i) for i, title in enumerate(titles)}
-    plain = {"marker": "", "linewidth": 1.2}
-    styles[VARIANTS["zero_shot"]] = plain | {"color": "black", "linestyle": ":"}
-    styles[full + MARK] = plain | {"color": GREY, "linestyle": "--"}
-    label = {full + MARK: f"{full}, published"}
-    return {title: style | {"label": label.get(title, title)} for title, style in styles.items()}
+    """Returns the style of each row by its title: the same in every figure of a report."""
+    styles, full = {}, mains(results)
+    for i, (title, runs) in enumerate(methods(results).items()):
+        styles[title] = _style(i, i)
+        if title in full:
+            method = runs[0].method
+            for name in (title, method["title"]):
+                rows = enumerate(logits_rows(name, method))
+                styles |= {row: _style(i, i + j) for j, row in rows}
+            styles[method["title"] + MARK] = _style(i, 0) | PUBLISHED_LINE
+    styles[ZERO_SHOT] = {"color": "black", "linestyle": ":", "marker": "", "linewidth": 1.2}
+    return {title: style | {"label": title} for title, style in styles.items()}
 
 
 def _style(colour: int, form: int) -> dict:
@@ -326,7 +321,7 @@ def _style(colour: int, form: int) -> dict:
 
 
 def _panels(count: int, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
-    """A figure with that many axes, two in a row."""
+    """Makes a figure with that many axes, two in a row."""
     columns, rows = min(count, 2), -(-count // 2)
     figure = Figure((PANEL[0] * columns, height * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -338,7 +333,7 @@ def _panels(count: int, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
 
 
 def _legend(figure: Figure) -> None:
-    """One legend below all panels, for which the figure grows."""
+    """Draws one legend below all panels, for which the figure grows."""
     pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {label: h for hs, labels in pairs for h, label in zip(hs, labels, strict=True)}
     columns = min(2, len(figure.axes))

@@ -1,4 +1,4 @@
-"""A table as Markdown, CSV, LaTeX and HTML."""
+"""Writes a table as Markdown, CSV, LaTeX and HTML."""
 
 import csv
 import html
@@ -25,12 +25,12 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def written(cell: Cell | None) -> str:
-    """Mean ± standard deviation, one decimal."""
+    """Writes mean ± standard deviation, one decimal."""
     return spread(list(cell.values())) if cell else MISSING
 
 
 def _grid(table: Table, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list]:
-    """The rows as text, labels first."""
+    """Returns the rows as text, labels first."""
     best = table.best()
     return [
         [
@@ -45,7 +45,7 @@ def _grid(table: Table, bold: Callable[[str], str], escape: Callable[[str], str]
 
 
 def markdown(table: Table) -> str:
-    """A heading, the table, and the notes."""
+    """Writes a heading, the table, and the notes."""
 
     def escape(text: str) -> str:
         return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
@@ -59,7 +59,7 @@ def markdown(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """Numbers alone: a column of means and, where there are some, one of standard deviations."""
+    """Writes numbers alone: columns of means and, where there are some, of standard deviations."""
     spread = [
         c for c in table.columns if any(len(row.get(c, ())) > 1 for row in table.rows.values())
     ]
@@ -77,7 +77,7 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A table environment for the package booktabs; a wide table lies on its side."""
+    """Writes a table environment for the package booktabs; a wide table lies on its side."""
 
     def escape(text: str) -> str:
         return "".join(_LATEX.get(c, c) for c in text)
@@ -105,7 +105,7 @@ def latex(table: Table) -> str:
 
 
 def web(table: Table) -> str:
-    """A table element; the name of the method, or else of the data set, heads each row."""
+    """Writes a table element; the name of the method, or else of the data set, heads each row."""
 
     def escape(text: str) -> str:
         return html.escape(text).replace(MARK, f"&nbsp;{MARK.strip()}")

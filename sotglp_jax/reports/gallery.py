@@ -1,4 +1,4 @@
-"""Images beside the maps of their class's local prompts, as in the paper's figure 2."""
+"""Pictures of images beside the maps of local prompts, as in the paper's figure 2."""
 
 import textwrap
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ literal = rc_context({"text.parse_math": False})  # for what draws names: a $ is
 
 @literal
 def draw(images: Sequence[np.ndarray], maps: Maps, titles: Sequence[str]) -> Figure:
-    """One row an image: itself, a map for each prompt with its top patches, and all combined.
+    """Draws a row an image: itself, a map for each prompt with its top patches, and all combined.
 
     Above each prompt's map stands the share of the kept patches that the plan gives mostly to it.
 
@@ -49,8 +49,8 @@ def _row(axes: Sequence[Axes], image: np.ndarray, maps: Maps, title: str) -> Non
     axes[0].set_title(textwrap.fill(title, LETTERS), fontsize=9, fontweight="bold")
     prompts = zip(maps.prompts, maps.tops, maps.shares, strict=True)
     panels = [(f"prompt {n}: {share:.0%}", *one) for n, (*one, share) in enumerate(prompts, 1)]
-    all_kept = len(maps.kept) == maps.combined.size  # marks would hide the map
-    panels.append(("combined", maps.combined, () if all_kept else maps.kept))
+    kept = () if maps.kept.all() else np.flatnonzero(maps.kept)  # marks of all would hide the map
+    panels.append(("combined", maps.combined, kept))
     for one, (name, values, patches) in zip(axes[1:], panels, strict=True):
         drawn = one.imshow(values, extent=(0, sides[1], sides[0], 0), **limits)
         one.set_title(name, fontsize=8)

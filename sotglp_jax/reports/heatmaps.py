@@ -1,4 +1,4 @@
-"""How alike a class's local prompts are, and which classes are taken for which."""
+"""Draws how alike a class's prompts are, and which classes are taken for which."""
 
 from collections.abc import Sequence
 
@@ -16,40 +16,50 @@ LETTERS = 18  # of a class name
 
 @literal
 def draw(
-    similarities: Float[Array, "C Nl Nl"], counts: Int[Array, "C C"], names: Sequence[str]
+    similarities: Float[Array, "C N N"] | None,
+    counts: Int[Array, "C C"] | None,
+    names: Sequence[str],
 ) -> Figure:
-    """Two panels: mean cosines of the prompts, and the confusion of the worst classes.
+    """Draws mean cosines of the prompts, and the confusion of the worst classes.
 
     Args:
-      similarities: see `learned.similarities`.
-      counts: test images by true and given class.
+      similarities: see `learned.similarities`; None leaves that panel out.
+      counts: test images by true and given class; None leaves that panel out.
       names: of the classes.
     """
-    worst = _worst(counts)
+    worst = () if counts is None else _worst(counts)
     side = max(3.2, 0.5 * len(worst))
-    figure = Figure((5 + side, side + 0.8), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3.2, side))
-    mean = similarities.mean(0)
-    prompts = [str(i + 1) for i in range(len(mean))]
-    _grid(left, mean, [f"{x:.3f}" for x in mean.flat], (0, 1))
-    left.set_xticks(range(len(mean)), prompts)
-    left.set_yticks(range(len(mean)), prompts)
-    left.set(
-        title="cosines of local prompts,\nmean over the classes", xlabel="prompt", ylabel="prompt"
-    )
-    chosen = counts[np.ix_(worst, worst)]
-    wrong = chosen * ~np.eye(len(worst), dtype=bool)
-    _grid(right, wrong, [f"{x}" if x else "" for x in chosen.flat], (0, max(wrong.max(), 1)))
-    titles = [_short(names[i]) for i in worst]
-    right.set_xticks(range(len(worst)), titles, rotation=45, ha="right", rotation_mode="anchor")
-    right.set_yticks(range(len(worst)), titles)
-    right.set(title="test images of the classes with\nmost mistakes, which are coloured")
-    right.set(xlabel="taken for", ylabel="class")
+    widths = [3.2] * (similarities is not None) + [side] * (counts is not None)
+    figure = Figure((sum(widths) + 1.8, side + 0.8), layout="constrained")
+    panels = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False).flat)
+    if similarities is not None:
+        _draw_similarities(panels[0], similarities.mean(0))
+    if counts is not None:
+        _draw_confusion(panels[-1], counts[np.ix_(worst, worst)], [names[i] for i in worst])
     return figure
 
 
+def _draw_similarities(axes: Axes, mean: Float[Array, "N N"]) -> None:
+    prompts = [str(i + 1) for i in range(len(mean))]
+    _grid(axes, mean, [f"{x:.3f}" for x in mean.flat], (0, 1))
+    axes.set_xticks(range(len(mean)), prompts)
+    axes.set_yticks(range(len(mean)), prompts)
+    axes.set(title="cosines of a class's prompts,\nmean over the classes")
+    axes.set(xlabel="prompt", ylabel="prompt")
+
+
+def _draw_confusion(axes: Axes, counts: Int[Array, "n n"], names: Sequence[str]) -> None:
+    wrong = counts * ~np.eye(len(counts), dtype=bool)
+    _grid(axes, wrong, [f"{x}" if x else "" for x in counts.flat], (0, max(wrong.max(), 1)))
+    titles = [_short(name) for name in names]
+    axes.set_xticks(range(len(titles)), titles, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(titles)), titles)
+    axes.set(title="test images of the classes with\nmost mistakes, which are coloured")
+    axes.set(xlabel="taken for", ylabel="class")
+
+
 def _worst(counts: Int[Array, "C C"]) -> Int[Array, " n"]:
-    """Classes by label, of which most images were mistaken or which most were taken for."""
+    """Returns the classes, by label, with most images mistaken or most others taken for them."""
     mistakes = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
     return np.sort(np.argsort(-mistakes, kind="stable")[:CLASSES])
 

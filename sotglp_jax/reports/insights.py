@@ -1,72 +1,88 @@
-"""What a finished run learned, as text."""
+"""Writes what a finished run learned, as text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from jaxtyping import Array, Float, Int
 
 from sotglp_jax import learned
-from sotglp_jax.finished import Finished
+from sotglp_jax.clip.tokenizer import Tokenizer
 
 MOST = 10  # lines of mistakes
 
+Contexts = Mapping[str, Float[Array, "*leading M Dt"]]
+
 
 def lines(
-    found: Finished, alike: Float[Array, "C Nl Nl"], counts: Int[Array, "C C"]
+    names: Sequence[str],
+    params: Mapping,
+    frozen: Mapping,
+    tokenizer: Tokenizer,
+    contexts: Contexts,
+    alike: Float[Array, "C N N"] | None = None,
+    counts: Int[Array, "C C"] | None = None,
 ) -> Iterator[str]:
-    """Parameters by group, nearest words, how alike prompts are, and the most confused classes.
+    """Yields parameters, nearest words, how alike prompts are, and the most confused classes.
 
     Args:
-      found: the run.
-      alike: see `learned.similarities`.
-      counts: see `learned.confusion`.
+      names: of the classes, by label.
+      params: the trained tree.
+      frozen: CLIP's weights.
+      tokenizer: of CLIP.
+      contexts: vectors in the space of token embeddings by title: (M, Dt), of each prompt
+        (N, M, Dt), or of each prompt of each class (C, N, M, Dt); {} leaves words out.
+      alike: see `learned.similarities`; None leaves them out.
+      counts: see `learned.confusion`; None leaves them out.
     """
-    names = found.run.dataset.class_names
-    yield from _parameters(found.trained, found.run.frozen)
-    yield ""
-    yield from _words(found)
-    yield ""
-    yield from _alike(alike, names)
-    yield ""
-    yield from _confused(counts, names)
+    yield from _parameters(params, frozen)
+    if contexts:
+        yield ""
+        yield from _words(contexts, frozen["text"]["token_embedding"], tokenizer, names)
+    if alike is not None:
+        yield ""
+        yield from _alike(alike, names)
+    if counts is not None:
+        yield ""
+        yield from _confused(counts, names)
 
 
-def _parameters(trained: dict, frozen: dict) -> Iterator[str]:
+def _parameters(params: Mapping, frozen: Mapping) -> Iterator[str]:
     yield "parameters"
-    for state, params in (("learned", trained), ("frozen", frozen)):
-        found = learned.sizes(params)
+    for state, tree in (("learned", params), ("frozen", frozen)):
+        found = learned.sizes(tree)
         for name, (shape, count) in found.items():
             yield f"  {name:<18}{' x '.join(map(str, shape)):<20}{count:>14,}"
         yield f"  {state + ' in all':<38}{sum(count for _, count in found.values()):>14,}"
 
 
-def _words(found: Finished) -> Iterator[str]:
-    """A line a prompt: for each of its vectors the nearest word and the distance."""
-    tokens, names = learned.tokenizer(found), found.run.dataset.class_names
-    table = found.run.frozen["text"]["token_embedding"][: tokens.vocab_size]
+def _words(
+    contexts: Contexts, table: Float[Array, "V Dt"], tokenizer: Tokenizer, names: Sequence[str]
+) -> Iterator[str]:
+    """Yields a line a prompt: for each of its vectors the nearest word and the distance."""
+    table = table[: tokenizer.vocab_size]
     yield (
         "nearest words of the context vectors, and their Euclidean distance (a word's own nearest "
         f"neighbour is at {learned.yardstick(table):.2f} in the median)"
     )
-    for group in ("global_prompts", "local_prompts"):
-        prompts = found.trained[group]
-        *leading, m, width = prompts.shape
-        ids, distances = learned.nearest_words(prompts.reshape(-1, width), table)
+    for group, vectors in contexts.items():
+        *leading, m, width = vectors.shape
+        ids, distances = learned.nearest_words(vectors.reshape(-1, width), table)
         for i, title in enumerate(_titles(group, leading, names)):
             row = slice(i * m, (i + 1) * m)
             words = zip(ids[row], distances[row], strict=True)
-            yield f"  {title:<24}" + "  ".join(f"{tokens.word(w)} {d:.2f}" for w, d in words)
+            yield f"  {title:<24}" + "  ".join(f"{tokenizer.word(w)} {d:.2f}" for w, d in words)
 
 
 def _titles(group: str, leading: Sequence[int], names: Sequence[str]) -> list[str]:
-    numbers = range(1, leading[-1] + 1)
-    if len(leading) == 1:
-        return [f"{group.partition('_')[0]} {n}" for n in numbers]
-    return [f"{name} {n}" for name in names for n in numbers]
+    """Returns the titles of prompts, by the axes that stand before their vectors."""
+    if not leading:
+        return [group]
+    owners = [group] if len(leading) == 1 else names
+    return [f"{owner} {n}" for owner in owners for n in range(1, leading[-1] + 1)]
 
 
-def _alike(alike: Float[Array, "C Nl Nl"], names: Sequence[str]) -> Iterator[str]:
-    """The mean over the classes, and the classes at both ends."""
-    yield "cosines of a class's local prompts as text features, mean over the classes"
+def _alike(alike: Float[Array, "C N N"], names: Sequence[str]) -> Iterator[str]:
+    """Yields the mean over the classes, and the classes at both ends."""
+    yield "cosines of a class's prompts as text features, mean over the classes"
     n = alike.shape[-1]
     yield " " * 12 + "".join(f"{i:>8}" for i in range(1, n + 1))
     for i, row in enumerate(alike.mean(0), start=1):

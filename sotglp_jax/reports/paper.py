@@ -1,4 +1,4 @@
-"""The paper's Tables 1 to 4: our results, and the published numbers beside them."""
+"""Makes the paper's Tables 1 to 4: our results, and the published numbers beside them."""
 
 import dataclasses
 import json
@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sotglp_jax.reports.results import SWEPT, VARIANTS, Result, grouped, methods
-from sotglp_jax.tables import OOD_SCORES
+from sotglp_jax.reports.results import Result, by_method, grouped, mains, methods
+from sotglp_jax.tables import ZERO_SHOT, logits_title, score_title
 
 PUBLISHED = json.loads((Path(__file__).parent.parent / "assets" / "published.json").read_text())
 MARK = " †"  # behind the name of a published row or column
@@ -16,7 +16,6 @@ ACCURACY = "Accuracy"
 ZERO_SHOT_NOTE = (
     "zero-shot CLIP: one sentence a class; patches of the V-V stream, in CLIP's own projection."
 )
-BRANCHES = {"fused": "fused", "global": "global only", "local": "local only"}
 
 Cell = dict[int, float]  # in %, by seed; the one key 0 for what no seed of ours decided
 Numbers = dict[str, Cell]  # by column or by data set, without the missing ones
@@ -70,49 +69,59 @@ class Table:
 
 
 def make(results: Sequence[Result]) -> list[Table]:
-    """All four tables of results that `results.check` let pass."""
+    """Makes all four tables of results that `results.check` let pass."""
     return [table(results) for table in (accuracy, ablation, detection, by_shots)]
 
 
 def table_shots(results: Sequence[Result]) -> int:
-    """Of Tables 1 to 3: 16 as in the paper, or the most there are where nothing learned from 16."""
-    shots = {r.shots for r in results if r.variant != "zero_shot"}
+    """Returns the shots of Tables 1 to 3: 16 as in the paper, or the most there are instead."""
+    shots = {r.shots for r in results if r.learns}
     return PUBLISHED["shots"] if PUBLISHED["shots"] in shots or not shots else max(shots)
 
 
+def at_shots(results: Sequence[Result], shots: int) -> list[Result]:
+    """Returns the runs at a number of shots, and those that learn nothing and so need none."""
+    return [r for r in results if r.shots == shots or not r.learns]
+
+
 def accuracy(results: Sequence[Result]) -> Table:
-    """Table 1: accuracy by data set of CLIP, the method, its branches, and the others."""
+    """Makes Table 1: accuracy by data set of CLIP, every method with all its logits, and others."""
     shots = table_shots(results)
     published = PUBLISHED["table1"] if shots == PUBLISHED["shots"] else {}
-    columns = _zero_shot(results) | _branches(results, shots) | _published(published, results)
+    columns = _zero_shot(results) | _logits(results, shots) | _published(published, results)
     return _of_sets(1, f"accuracy in % at {shots} shots", results, columns)
 
 
 def ablation(results: Sequence[Result]) -> Table:
-    """Table 2: accuracy by data set and variant."""
+    """Makes Table 2: accuracy by data set and variant, of methods that have variants here."""
     shots = table_shots(results)
     published = PUBLISHED["table2"] if shots == PUBLISHED["shots"] else {}
-    published = {VARIANTS[name]: numbers for name, numbers in published.items()}
-    columns = _variants(results, shots) | _zero_shot(results) | _published(published, results)
+    names = [runs[0].method["name"] for runs in methods(results).values()]
+    ablated = [
+        r
+        for r in results
+        if names.count(r.method["name"]) > 1 or r.method["title"] in PUBLISHED["table2"]
+    ]
+    columns = _variants(ablated, shots) | _zero_shot(results) | _published(published, results)
     return _of_sets(2, f"ablation, accuracy in % at {shots} shots", results, columns)
 
 
 def detection(results: Sequence[Result]) -> Table:
-    """Table 3: accuracy, and FPR95 and AUROC of each out-of-distribution set, by score."""
+    """Makes Table 3: accuracy, and FPR95 and AUROC of each out-of-distribution set, by score."""
     shots = table_shots(results)
-    judged = [r for r in results if "ood" in r.contents]
-    judged = grouped([r for r in judged if r.shots == shots or r.variant == "zero_shot"])
+    with_scores = grouped([r for r in at_shots(results, shots) if "ood" in r.contents])
     rows: dict[tuple[str, ...], Numbers] = {}
-    for dataset, found in judged.items():
+    for dataset, found in with_scores.items():
         for title, runs in methods(results).items():
             runs = [r for r in runs if r in found]
             for score in runs[0].contents["ood"]["scores"] if runs else ():
-                rows[dataset_title(dataset), title, OOD_SCORES[score]] = _detected(runs, score)
+                labels = dataset_title(dataset), title, score_title(runs[0].method, score)
+                rows[labels] = _detected(runs, score)
         if dataset == "imagenet" and shots == PUBLISHED["shots"]:
             rows |= _published_detection(ood_sets(found))
-    sets = dict.fromkeys(name for found in judged.values() for name in ood_sets(found))
-    columns = [c for name in [*sets, "average"] if judged for c in _pair(name)]
-    plain = any(VARIANTS["zero_shot"] in labels for labels in rows)
+    sets = dict.fromkeys(name for found in with_scores.values() for name in ood_sets(found))
+    columns = [c for name in [*sets, "average"] if with_scores for c in _pair(name)]
+    plain = any(ZERO_SHOT in labels for labels in rows)
     return Table(
         "table3",
         caption_of(f"accuracy and out-of-distribution detection in % at {shots} shots", results),
@@ -125,12 +134,12 @@ def detection(results: Sequence[Result]) -> Table:
 
 
 def by_shots(results: Sequence[Result]) -> Table:
-    """Table 4: accuracy by data set, method and number of shots."""
-    shots = sorted({r.shots for r in results if r.variant != "zero_shot"})
+    """Makes Table 4: accuracy by data set, method and number of shots."""
+    shots = sorted({r.shots for r in results if r.learns})
     cells: dict[tuple[str, str], Numbers] = {}
     for k in shots:
-        found = _zero_shot(results) | _branches(results, k) | _variants(results, k)
-        found.pop(VARIANTS["full"], None)  # it stands there with its branches
+        found = _zero_shot(results) | _logits(results, k)
+        found |= {x: row for x, row in _variants(results, k).items() if x not in mains(results)}
         found |= _published_at(k, results)
         for method, numbers in _averaged(found, results).items():
             for dataset, cell in numbers.items():
@@ -152,17 +161,17 @@ def by_shots(results: Sequence[Result]) -> Table:
 
 
 def dataset_title(name: str) -> str:
-    """The name of a data set as the paper writes it."""
+    """Returns the name of a data set as the paper writes it."""
     return PUBLISHED["titles"].get(name, "Average" if name == "average" else name)
 
 
 def ood_sets(results: Sequence[Result]) -> list[str]:
-    """Of results of one data set: what was to be told from it."""
+    """Returns, of results of one data set, the names of the out-of-distribution sets."""
     return [name for name in results[0].contents["ood"]["images"] if name != "test"]
 
 
 def cell_of(results: Iterable[Result], value: Callable[[Result], float | None]) -> Cell:
-    """A value of each seed's run; of a repeated run the first.
+    """Collects a value of each seed's run; of a repeated run the first counts.
 
     Args:
       results: of one method, data set and number of shots.
@@ -172,35 +181,45 @@ def cell_of(results: Iterable[Result], value: Callable[[Result], float | None]) 
     return {seed: x for seed, x in reversed(found) if x is not None}
 
 
-def branch(result: Result, name: str) -> float | None:
-    """The accuracy of a key of `BRANCHES` or of zero_shot, in %."""
+def accuracy_of(result: Result, name: str) -> float | None:
+    """Returns the accuracy of some logits, or of "zero_shot", in %; None where there is none."""
     found = result.contents["accuracy"]
     return 100 * found[name] if name in found else None
 
 
+def logits_rows(title: str, method: Mapping) -> dict[str, str]:
+    """Returns the names of a method's logits by the titles of their rows.
+
+    Args:
+      title: of the method, as `results.methods` gives it.
+      method: "method" of a results file.
+    """
+    return {logits_title(method | {"title": title}, name): name for name in method["logits"]}
+
+
 def _zero_shot(results: Sequence[Result]) -> dict[str, Numbers]:
-    """Accuracy of CLIP by data set: one number, for no seed changes it."""
-    numbers = _by_set(results, lambda r: branch(r, "zero_shot"))
+    """Returns the accuracy of CLIP by data set: one number, for no seed changes it."""
+    numbers = _by_set(results, lambda r: accuracy_of(r, "zero_shot"))
     alike = {d: {0: x} for d, c in numbers.items() for x in c.values() if len({*c.values()}) == 1}
-    return {VARIANTS["zero_shot"]: numbers | alike}
+    return {ZERO_SHOT: numbers | alike}
 
 
-def _branches(results: Sequence[Result], shots: int) -> dict[str, Numbers]:
-    """Accuracy by data set of the whole method and of its two branches."""
-    runs = [r for r in methods(results).get(VARIANTS["full"], ()) if r.shots == shots]
+def _logits(results: Sequence[Result], shots: int) -> dict[str, Numbers]:
+    """Returns the accuracy by data set of all logits of the methods as they are."""
     found = {
-        f"{VARIANTS['full']}, {said}": _by_set(runs, lambda r, name=name: branch(r, name))
-        for name, said in BRANCHES.items()
+        row: _by_set(at_shots(runs, shots), lambda r, name=name: accuracy_of(r, name))
+        for title, runs in mains(results).items()
+        for row, name in logits_rows(title, runs[0].method).items()
     }
     return {title: numbers for title, numbers in found.items() if numbers}
 
 
 def _variants(results: Sequence[Result], shots: int) -> dict[str, Numbers]:
-    """Accuracy by data set of every variant that learns."""
+    """Returns the accuracy by data set of every method and variant."""
     found = {
-        title: _by_set([r for r in runs if r.shots == shots], lambda r: r.accuracy)
+        title: _by_set(at_shots(runs, shots), lambda r: r.accuracy)
         for title, runs in methods(results).items()
-        if title != VARIANTS["zero_shot"]
+        if not runs[0].baseline
     }
     return {title: numbers for title, numbers in found.items() if numbers}
 
@@ -211,7 +230,7 @@ def _by_set(results: Sequence[Result], value: Callable[[Result], float | None]) 
 
 
 def _published(printed: Mapping[str, Mapping[str, float]], results) -> dict[str, Numbers]:
-    """Printed numbers of our data sets; the printed averages where those are all of theirs."""
+    """Returns printed numbers of our data sets, and the averages where those are all of theirs."""
     sets = set(grouped(results))
     sets |= {"average"} if sets == PUBLISHED["titles"].keys() else set()
     found = {
@@ -222,7 +241,7 @@ def _published(printed: Mapping[str, Mapping[str, float]], results) -> dict[str,
 
 
 def _published_at(shots: int, results: Sequence[Result]) -> dict[str, Numbers]:
-    """Of the paper's Table 4, one number of shots."""
+    """Returns the column of the paper's Table 4 for a number of shots."""
     if shots not in PUBLISHED["table4_shots"]:
         return {}
     i = PUBLISHED["table4_shots"].index(shots)
@@ -245,12 +264,12 @@ def _detected(results: Sequence[Result], score: str) -> Numbers:
     numbers = {ACCURACY: cell_of(results, lambda r: r.accuracy)}
     for name in [*ood_sets(results), "average"]:
         for column, key in zip(_pair(name), ("fpr95", "auroc"), strict=True):
-            numbers[column] = cell_of(results, lambda r, n=name, k=key: judged(r, score, n, k))
+            numbers[column] = cell_of(results, lambda r, n=name, k=key: _rate(r, score, n, k))
     return numbers
 
 
-def judged(result: Result, score: str, name: str, key: str) -> float:
-    """FPR95 or AUROC of a score and an out-of-distribution set or their average, in %."""
+def _rate(result: Result, score: str, name: str, key: str) -> float:
+    """Returns FPR95 or AUROC of a score and an out-of-distribution set or their average, in %."""
     found = result.contents["ood"]["scores"][score]
     return 100 * (found["mean"] if name == "average" else found["sets"][name])[key]
 
@@ -261,7 +280,7 @@ def _pair(name: str) -> tuple[str, str]:
 
 
 def _averaged(found: Mapping[str, Numbers], results: Sequence[Result]) -> dict[str, Numbers]:
-    """Adds the average over several data sets where none is missing."""
+    """Adds the average over several data sets to the methods that miss none."""
     sets = list(grouped(results))
     averages = {
         method: {"average": _average([numbers[d] for d in sets])}
@@ -272,7 +291,7 @@ def _averaged(found: Mapping[str, Numbers], results: Sequence[Result]) -> dict[s
 
 
 def _average(cells: Sequence[Cell]) -> Cell:
-    """By seed where all cells are of the same seeds."""
+    """Averages cells, seed by seed where all are of the same seeds."""
     if all(cell.keys() == cells[0].keys() for cell in cells):
         return {seed: statistics.mean(cell[seed] for cell in cells) for seed in cells[0]}
     return {0: statistics.mean(statistics.mean(cell.values()) for cell in cells)}
@@ -281,7 +300,7 @@ def _average(cells: Sequence[Cell]) -> Cell:
 def _of_sets(
     number: int, what: str, results: Sequence[Result], columns: Mapping[str, Numbers]
 ) -> Table:
-    """A table with a row for each data set."""
+    """Makes a table with a row for each data set."""
     columns = _averaged(columns, results)
     average = ["average"] * any("average" in numbers for numbers in columns.values())
     rows = {
@@ -292,21 +311,31 @@ def _of_sets(
     return Table(f"table{number}", caption, ("Data set",), tuple(columns), rows, "row", notes)
 
 
-def caption_of(what: str, results: Sequence[Result], free: str = "") -> str:
-    """What is shown, and what all runs have in common but for one setting."""
-    protocol = results[0].contents["protocol"]
-    learned = [r for r in results if r.variant != "zero_shot"]
-    parts = [what, f"CLIP {protocol['clip']}", f"recipe {protocol['recipe']}"]
-    full = [r for found in methods(learned).values() for r in found if r.variant == "full"]
-    for key, (symbol, _) in SWEPT.items():
-        values = sorted({r.config[key] for r in full if key in r.config and key != free})
-        parts += [f"{symbol} = {', '.join(map(str, values))}"] if values else []
-    seeds = sorted({r.seed for r in learned})
+def caption_of(what: str, results: Sequence[Result]) -> str:
+    """Writes what is shown, and what the runs of the tables have in common."""
+    learned = [r for r in results if r.learns] or results
+    recipes = dict.fromkeys(r.contents["protocol"]["recipe"] for r in learned)
+    clip = results[0].contents["protocol"]["clip"]
+    parts = [what, f"CLIP {clip}", f"recipe {' and '.join(recipes)}", *_symbols(results)]
+    seeds = sorted({r.seed for r in learned if r.learns})
     if len(seeds) > 1:
         parts += [f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}"]
     elif seeds:
         parts += [f"seed {seeds[0]}"]
     return "; ".join(parts)
+
+
+def _symbols(results: Sequence[Result]) -> list[str]:
+    """Writes the values of the settings with symbols, of methods as they are."""
+    full = by_method([r for runs in methods(results).values() for r in runs if r.full])
+    said = []
+    for runs in full.values():
+        method = runs[0].method
+        prefix = f"{method['title']}: " if len(full) > 1 else ""
+        for name, symbol in method["symbols"].items():
+            values = sorted({r.setting(name) for r in runs})
+            said.append(f"{prefix}{symbol} = {', '.join(map(str, values))}")
+    return said
 
 
 def _notes(number: int, rows: Mapping[tuple[str, ...], Numbers], *columns: str) -> tuple[str, ...]:

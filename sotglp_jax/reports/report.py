@@ -1,4 +1,4 @@
-"""The report of a folder of runs: tables, figures, and one page that holds them all."""
+"""Writes the report of a folder of runs: tables, figures, and one page that holds them all."""
 
 import base64
 import html
@@ -46,7 +46,7 @@ def write(folder: Path, out: Path, classes: Sequence[str] = ()) -> list[str]:
       InputError: no run is finished, runs may not stand together, no run has a class, or `out`
         cannot be written.
     """
-    found, warnings = results.read(folder)
+    found, warnings = results.load(folder)
     tables, pictures = paper.make(found) + beyond.make(found), figures.make(found, classes)
     files = {f"{t.name}.{end}": of(t).encode() for t in tables for end, of in TABLES.items()}
     files |= {f"{p.name}.{end}": _drawn(p, end) for p in pictures for end in ("png", "pdf")}
@@ -72,16 +72,16 @@ def _drawn(picture: Picture, ending: str) -> bytes:
 
 
 def _page(title: str, parts: Sequence[str]) -> str:
-    """The page: nothing in it is fetched from anywhere."""
+    """Writes the page, for which nothing is fetched from anywhere."""
     return "\n".join(
         [
             "<!doctype html>",
             '<html lang="en">',
             '<head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>SOT-GLP: {html.escape(title)}</title>",
+            f"<title>{html.escape(title)}</title>",
             f"<style>{STYLE}</style></head>",
-            f"<body><h1>SOT-GLP: {html.escape(title)}</h1>",
+            f"<body><h1>{html.escape(title)}</h1>",
             *parts,
             "</body></html>\n",
         ]
@@ -96,7 +96,7 @@ def _section(table: Table) -> str:
 
 
 def _figure(picture: Picture, png: bytes) -> str:
-    """The picture, no smaller than its text can be read, in a box that scrolls."""
+    """Writes a picture, no smaller than its text can be read, in a box that scrolls."""
     caption, data = html.escape(picture.caption), base64.b64encode(png).decode()
     width = round(72 * picture.figure.get_figwidth())
     image = (

@@ -5,41 +5,13 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sotglp_jax.data.catalog import BENCHMARKS
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.sotglp import SotGlp
-from sotglp_jax.tables import VARY, difference
+from sotglp_jax.tables import OF_METHOD, VARY, deciding, difference
 from sotglp_jax.workdir import EXECUTION, IMAGES
 
-VARIANTS = {
-    "full": "SOT-GLP",
-    "no_vv": "w/o V-V attention",
-    "no_proj": "w/o projection",
-    "shared_local": "w/o class-specific prompts",
-    "no_ot": "w/o transport",
-    "no_topk": "w/o top-K",
-    "independent_topk": "independent top-K",
-    "global_only": "global branch alone",
-    "local_only": "local branch alone",
-    "zero_shot": "zero-shot CLIP",
-}
-# Settings of the method that go without saying; another value stands in the title.
-USUAL = {
-    "method.vv": True,
-    "method.projection": True,
-    "method.class_specific": True,
-    "method.matching": "transport",
-    "method.global_weight": 1.0,
-    "method.fusion": "fixed",
-    "transport.tau": 1.0,
-}
-# What is swept, its symbol, and the paper's value, which the tables take where some runs have it.
-SWEPT = {
-    "method.fusion_weight": ("λ", 0.25),
-    "method.topk": ("K", 10),
-    "transport.epsilon": ("ε", 0.1),
-}
 # Fields of the protocol that differ between data sets.
 OF_DATASET = ("dataset", "classes", "class_names_sha256", "test_images_sha256", "template")
 
@@ -62,34 +34,59 @@ class Result:
         return self.contents["config"]
 
     @property
+    def method(self) -> dict:
+        """What the results say of their method; see `sotglp_jax.tables.logits_title`."""
+        return self.contents["method"]
+
+    @property
     def dataset(self) -> str:
+        """The name of the data set."""
         return self.contents["protocol"]["dataset"]
 
     @property
     def shots(self) -> int:
+        """Training images per class."""
         return self.contents["protocol"]["shots"]
 
     @property
-    def seed(self) -> int:
-        """Of the shots and the training; 0 where nothing is learned."""
-        return 0 if self.variant == "zero_shot" else self.contents["protocol"]["seed"]
+    def learns(self) -> bool:
+        """Whether the method learns anything."""
+        return self.method["learns"]
 
     @property
-    def variant(self) -> str:
-        """A key of `VARIANTS`."""
-        if self.config["method.name"] == "zeroshot":
-            return "zero_shot"
-        return self.config.get("variant", "full")
+    def baseline(self) -> bool:
+        """Whether this is plain CLIP, whose accuracy stands beside every method's."""
+        return "zero_shot" in self.method["logits"]
+
+    @property
+    def full(self) -> bool:
+        """Whether this is a method as it is, neither an ablation nor plain CLIP."""
+        return self.method["variant"] == "full" and not self.baseline
+
+    @property
+    def seed(self) -> int:
+        """The seed of the shots and of the training; 0 where nothing is learned."""
+        return self.contents["protocol"]["seed"] if self.learns else 0
 
     @property
     def accuracy(self) -> float:
-        """Of the whole of what was trained, in %."""
-        found = self.contents["accuracy"]
-        return 100 * next(found[k] for k in ("fused", "global", "local", "zero_shot") if k in found)
+        """The accuracy of the logits that decide, in %."""
+        accuracy = self.contents["accuracy"]
+        return 100 * accuracy[deciding(self.method, accuracy)]
+
+    @property
+    def changed(self) -> dict:
+        """The settings of the method that have not their usual value; a missing one has it."""
+        usual = self.method["usual"]
+        return {name: self.setting(name) for name in usual if self.setting(name) != usual[name]}
+
+    def setting(self, name: str) -> Any:
+        """Returns the value of a setting of the method, the usual one where it is missing."""
+        return self.config.get(f"method.{name}", self.method["usual"].get(name))
 
 
-def read(folder: Path) -> tuple[list[Result], list[str]]:
-    """All finished runs below a folder, and a sentence on every one that is left out.
+def load(folder: Path) -> tuple[list[Result], list[str]]:
+    """Loads all finished runs below a folder; also gives a sentence on every one left out.
 
     Raises:
       InputError: there is none, or their protocols or settings may not stand in one table.
@@ -99,7 +96,7 @@ def read(folder: Path) -> tuple[list[Result], list[str]]:
     results, warnings = [], []
     for run in sorted({p.parent for name in (IMAGES, "results.json") for p in folder.rglob(name)}):
         try:
-            results.append(_finished(run))
+            results.append(_load_run(run))
         except InputError as error:
             warnings.append(str(error))
     if not results:
@@ -115,16 +112,17 @@ def _nothing(folder: Path, left_out: Sequence[str]) -> InputError:
     return InputError(f"{folder} holds no finished run: {left_out[0].rstrip('.')}{more}.")
 
 
-def _finished(run: Path) -> Result:
+def _load_run(run: Path) -> Result:
     path = run / "results.json"
     if not path.exists():
         raise InputError(f"{run} is unfinished and left out.")
     try:
         result = Result(run, json.loads(path.read_text()))
         # What every table reads; another version's results may lack some of it.
-        _ = result.dataset, result.shots, result.seed, result.accuracy, VARIANTS[result.variant]
-        _ = result.contents["targets"], result.config["recipe"]
-    except (ValueError, KeyError, TypeError, StopIteration, AttributeError):
+        _ = result.dataset, result.shots, result.seed, result.accuracy, result.full, result.changed
+        _ = [result.method[key] for key in ("name", "title", "symbols")]
+        _ = [result.contents[key] for key in ("targets", "learned")]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path} is damaged or of another version, and left out: evaluate the run again."
         ) from None
@@ -136,23 +134,31 @@ def _finished(run: Path) -> Result:
 def check(results: Sequence[Result]) -> None:
     """Makes sure that results may stand in one report.
 
-    Data sets may differ, and within a data set shots, seeds and what `method` and `transport` say.
+    Data sets and methods may differ, within these shots and seeds, and the method's settings.
 
     Raises:
       InputError: something else differs; says which field, and both values.
     """
-    _check_protocols(results, (*VARY, *OF_DATASET, "shots"))
+    _check_protocols(results, (*VARY, *OF_METHOD, *OF_DATASET, "shots"))
+    for runs in by_method(results).values():
+        _check_protocols(runs, (*VARY, *OF_DATASET, "shots", "changed"))
     for group in grouped(results).values():
-        _check_protocols(group, (*VARY, "shots"))
-        _check_settings([r for r in group if r.variant != "zero_shot"])
+        _check_protocols(group, (*VARY, *OF_METHOD, "shots"))
+        for runs in by_method([r for r in group if r.learns]).values():
+            _check_settings(runs)
         _check_detection([r for r in group if "ood" in r.contents])
 
 
 def grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Results by data set, the paper's in its order."""
+    """Groups results by data set, the paper's in its order."""
     found = _by(results, lambda r: r.dataset)
     order = [*BENCHMARKS, *sorted(found.keys() - BENCHMARKS.keys())]
     return {name: found[name] for name in order if name in found}
+
+
+def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Groups results by the name of the method, in the order of first appearance."""
+    return _by(results, lambda r: r.method["name"])
 
 
 def _check_protocols(results: Sequence[Result], vary: Sequence[str]) -> None:
@@ -162,11 +168,19 @@ def _check_protocols(results: Sequence[Result], vary: Sequence[str]) -> None:
 
 
 def _check_settings(results: Sequence[Result]) -> None:
+    """Checks all settings but the method's; a recipe may set others by the number of shots."""
     free = {"seed", "shots", "variant", *EXECUTION}
     for other in results[1:]:
-        for key in sorted(differing(results[0], other) - free):
-            if not key.startswith(("method.", "transport.")):
+        keys = _differing(results[0], other) - free
+        if results[0].shots != other.shots:
+            keys &= _against_recipe(results[0]) | _against_recipe(other)
+        for key in sorted(keys):
+            if not key.startswith("method."):
                 raise _mixed(results[0], other, key, *(r.config[key] for r in (results[0], other)))
+
+
+def _against_recipe(result: Result) -> set[str]:
+    return set(result.contents["protocol"]["changed"])
 
 
 def _check_detection(results: Sequence[Result]) -> None:
@@ -184,23 +198,23 @@ def _mixed(a: Result, b: Result, field: str, *values) -> InputError:
     )
 
 
-def differing(a: Result, b: Result) -> set[str]:
-    """Settings that both have and that differ."""
+def _differing(a: Result, b: Result) -> set[str]:
+    """Returns the settings that both have and that differ."""
     return {key for key in a.config.keys() & b.config.keys() if a.config[key] != b.config[key]}
 
 
-def settings_but(result: Result, *keys: str) -> str:
-    """All that a run computes, as text, but for some settings and the seed."""
-    left_out = {"seed", *keys, *EXECUTION}
-    kept = {key: value for key, value in result.config.items() if key not in left_out}
-    return json.dumps(kept, sort_keys=True)
+def identity(result: Result, free: str = "") -> str:
+    """Writes what a run of checked results is, but for its seed and one setting of the method."""
+    changed = {name: value for name, value in result.changed.items() if name != free}
+    method = [result.method[key] for key in ("name", "variant")]
+    return json.dumps([result.dataset, result.shots, *method, changed], sort_keys=True)
 
 
 def _repeated(results: Sequence[Result]) -> list[str]:
     first: dict[tuple, Result] = {}
     said = []
     for result in results:
-        before = first.setdefault((settings_but(result), result.seed), result)
+        before = first.setdefault((identity(result), result.seed), result)
         if before.contents["accuracy"] != result.contents["accuracy"]:
             said.append(
                 f"{before.folder} and {result.folder} are the same run with other accuracies: the "
@@ -210,22 +224,27 @@ def _repeated(results: Sequence[Result]) -> list[str]:
 
 
 def _seed_gaps(results: Sequence[Result]) -> list[str]:
-    """Where a mean, or one of detection, is over fewer seeds than another."""
-    learned = [r for r in results if r.variant != "zero_shot"]
+    """Says where a mean, or one of detection, is over fewer seeds than another."""
+    learned = [r for r in results if r.learns]
     every = {r.seed for r in learned}
     said = []
-    for group in _by(learned, settings_but).values():
+    for group in _by(learned, identity).values():
         title, there = f"{group[0].folder} and its like", {r.seed for r in group}
-        judged = {r.seed for r in group if "ood" in r.contents}
+        detected = {r.seed for r in group if "ood" in r.contents}
         if there != every:
             said.append(f"{title}: only seed {_listed(there)} of {_listed(every)}.")
-        if judged and judged != there:
-            said.append(f"{title}: detection only of seed {_listed(judged)} of {_listed(there)}.")
+        if detected and detected != there:
+            said.append(f"{title}: detection only of seed {_listed(detected)} of {_listed(there)}.")
     return said
 
 
-def _by(results: Sequence[Result], key: Callable[[Result], str]) -> dict[str, list[Result]]:
-    groups: dict[str, list[Result]] = {}
+def by_value(results: Sequence[Result], name: str) -> dict[Any, list[Result]]:
+    """Groups results by their value of a setting of the method, the lowest first."""
+    return dict(sorted(_by(results, lambda r: r.setting(name)).items()))
+
+
+def _by(results: Sequence[Result], key: Callable[[Result], Any]) -> dict[Any, list[Result]]:
+    groups: dict[Any, list[Result]] = {}
     for result in results:
         groups.setdefault(key(result), []).append(result)
     return groups
@@ -236,65 +255,73 @@ def _listed(seeds: set[int]) -> str:
 
 
 def methods(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The results that tables take, by the title of the variant, in the order of `VARIANTS`.
+    """Groups the results that tables take by title, each method before its variants.
 
-    Of a sweep over λ, K or ε only the runs at the paper's value, else the value most runs have.
-    Of a data set's runs that differ in another setting of the method, the title of those that have
-    not its usual value says it.
+    Methods and variants stand in the order of first appearance, plain CLIP last. Of a sweep over a
+    setting with a symbol only the runs at one value count, see `at_usual`. Other settings of the
+    method that are not as usual stand in the title, of a variant those that not all its runs have.
     """
+    order = [*by_method(results)]
+    groups = _by(results, lambda r: (r.baseline, order.index(r.method["name"])))
     found: dict[str, list[Result]] = {}
-    for variant in VARIANTS:
-        for group in grouped([r for r in results if r.variant == variant]).values():
-            group = at_standard(group)
-            usual = _usual(group) | (USUAL if variant == "full" else {})
-            for result in group:
-                named = {k: result.config[k] for k in sorted(usual.keys() & result.config.keys())}
-                said = [f", {k.split('.')[1]}={x}" for k, x in named.items() if x != usual[k]]
-                found.setdefault("".join([VARIANTS[variant], *said]), []).append(result)
-    return dict(sorted(found.items(), key=lambda x: (list(VARIANTS).index(x[1][0].variant), x[0])))
+    for _, runs in sorted(groups.items()):
+        variants = _by(sorted(runs, key=lambda r: not r.full), lambda r: r.method["variant"])
+        for variant in variants.values():
+            kept = [r for group in grouped(variant).values() for r in at_usual(group)]
+            found |= dict(sorted(_by(kept, _entitle(variant)).items()))
+    return found
 
 
-def _usual(results: Sequence[Result]) -> dict:
-    """Of the method's settings that differ, the default or else the value most have."""
-    defaults = {field.name: field.default for field in dataclasses.fields(SotGlp)}
-    usual = {}
-    for key in {key for r in results for key in differing(results[0], r)}:
-        kind, _, name = key.partition(".")
-        if kind in ("method", "transport"):
-            values = [r.config[key] for r in results if key in r.config]
-            default = defaults.get(name)
-            usual[key] = default if default in values else statistics.mode(values)
-    return usual
+def _entitle(variant: Sequence[Result]) -> Callable[[Result], str]:
+    """Returns the function that gives the runs of a variant their titles."""
+    quiet = set(variant[0].method["symbols"])
+    if not variant[0].full:
+        quiet |= {
+            name
+            for name, value in variant[0].changed.items()
+            if all(r.setting(name) == value for r in variant)
+        }
+
+    def title(result: Result) -> str:
+        said = sorted(result.changed.keys() - quiet)
+        return ", ".join([result.method["title"], *(f"{k}={result.setting(k)}" for k in said)])
+
+    return title
+
+
+def mains(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Returns, of `methods`, the first title of each method as it is."""
+    full = {title: runs for title, runs in methods(results).items() if runs[0].full}
+    first = {runs[0].method["name"]: title for title, runs in reversed(full.items())}
+    return {title: runs for title, runs in full.items() if title in first.values()}
 
 
 def alike(results: Sequence[Result], shots: int, free: str) -> list[Result]:
-    """Runs of a data set with the whole method and so many shots that differ in one setting alone.
+    """Returns runs of a full method that differ in one setting alone, the others as usual.
 
     Args:
-      results: of one data set.
+      results: of one data set and method.
       shots: images per class.
-      free: the setting; the others are the usual ones, of a sweep the paper's.
+      free: the setting.
     """
-    usual = {key: value for key, value in USUAL.items() if key != free}
-    found = [
-        r
-        for r in results
-        if r.variant == "full"
-        and r.shots == shots
-        and all(r.config.get(key, value) == value for key, value in usual.items())
-    ]
-    found = at_standard(found, free)
-    return [r for r in found if settings_but(r, free) == settings_but(found[0], free)]
+    found = at_usual([r for r in results if r.full and r.shots == shots], free)
+    if not found:
+        return []
+    plain = min(found, key=lambda r: len(r.changed.keys() - {free}))
+    return [r for r in found if identity(r, free) == identity(plain, free)]
 
 
-def at_standard(results: list[Result], free: str = "") -> list[Result]:
-    """Of a sweep, the runs at the paper's value or else the value most have; `free` may be any."""
-    for key, (_, standard) in SWEPT.items():
-        if key == free or not results:
-            continue
-        if key == "method.fusion_weight" and results[0].config["recipe"] == "official":
-            standard = 1.0
-        values = [r.config.get(key) for r in results]
-        taken = standard if standard in values else statistics.mode(values)
-        results = [r for r in results if r.config.get(key) == taken]
+def at_usual(results: list[Result], free: str = "") -> list[Result]:
+    """Returns, of runs that sweep settings with symbols, those at the usual values.
+
+    Args:
+      results: of one data set, method and variant. Where none has a usual value, those count that
+        have the value that most have.
+      free: a setting that may have any value.
+    """
+    for name in results[0].method["symbols"] if results else ():
+        if name != free:
+            most = statistics.mode(r.setting(name) for r in results)
+            usual = [r for r in results if name not in r.changed]
+            results = usual or [r for r in results if r.setting(name) == most]
     return results
