@@ -4,10 +4,11 @@ Flags only; everything heavy is imported after they are known to be sound.
 """
 
 import os
+from collections.abc import Sequence
 from logging import WARNING, Formatter
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from sotglp_jax.errors import InputError, run_command
 
@@ -19,20 +20,28 @@ flags.DEFINE_string(
     "distributed", "", "Several processes: auto (Slurm, TPU, GKE) or HOST:PORT,COUNT,INDEX."
 )
 flags.DEFINE_bool("yes", False, "Start what configs/reproduce.py plans.")
+flags.DEFINE_integer(
+    "only", None, "Run this one of a study's runs, counted from 0, and no table.", lower_bound=0
+)
 flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on), or evaluate only.")
 
-# These decide other defaults, so they are chosen before those are made.
-CHOSEN_FIRST = {"dataset": "dataset", "clip.name": "clip", "recipe": "recipe", "variant": "variant"}
 
+def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Reads flags into values.
 
-def parse(argv: list[str]) -> list[str]:
-    """Reads the flags; whatever is wrong with them is an `InputError`."""
+    Args:
+      argv: the program's name and its arguments.
+      values: get the flags; they define `config`.
+
+    Raises:
+      InputError: anything is wrong with the flags.
+    """
     for path in (a.removeprefix("--config=") for a in argv if a.startswith("--config=")):
         if not path.partition(":")[0].endswith(".py"):
             raise InputError(f"--config={path} is no Python file: configs/fewshot.py is a start.")
     try:
-        rest = flags.FLAGS(argv)
-        _ = flags.FLAGS.config and flags.FLAGS.config.keys()  # a failure to load is kept until here
+        rest = values(argv)
+        _ = values.config and values.config.keys()  # a failure to load is kept until here
     except flags.Error as error:
         raise InputError(f"{str(error).splitlines()[0]}; --help lists the flags.") from None
     except (AttributeError, KeyError) as error:
@@ -46,14 +55,35 @@ def parse(argv: list[str]) -> list[str]:
         raise InputError(f"the file that --config names cannot be read: {reason}.") from None
     if rest[1:]:
         raise InputError(f'"{rest[1]}" is no flag: options start with --.')
-    given = flags.FLAGS.config and config_flags.get_override_values(flags.FLAGS["config"])
-    for key in given or ():
-        if key in CHOSEN_FIRST:
-            name = CHOSEN_FIRST[key]
-            raise InputError(
-                f"--config.{key} decides other defaults: choose it as --config=FILE:{name}=VALUE."
-            )
+    if given := values.config and config_flags.get_override_values(values["config"]):
+        _check_overrides(given)
     return rest
+
+
+def _check_overrides(given: dict) -> None:
+    from sotglp_jax.settings import CHOSEN_FIRST
+
+    for key in CHOSEN_FIRST.keys() & given.keys():
+        raise InputError(
+            f"--config.{key} decides other defaults: choose it as "
+            f"--config=FILE:{CHOSEN_FIRST[key]}=VALUE."
+        )
+
+
+def load(config: str, overrides: Sequence[str]) -> ConfigDict:
+    """Loads a configuration as the command does.
+
+    Args:
+      config: FILE[:key=value,...].
+      overrides: --config.KEY=VALUE each.
+
+    Raises:
+      InputError: there is no such file, key or value.
+    """
+    argv, values = ["", f"--config={config}", *overrides], flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    parse(argv, values)
+    return values.config
 
 
 def main(_: list[str]) -> None:
@@ -67,7 +97,9 @@ def main(_: list[str]) -> None:
     if flags.FLAGS.distributed:
         hosts.join(flags.FLAGS.distributed)
     arguments = flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.mode
-    if flags.FLAGS.config.get("study", {}).get("table") == "report":
+    if flags.FLAGS.only is not None:
+        study.run_only(*arguments, flags.FLAGS.only)
+    elif flags.FLAGS.config.get("study", {}).get("table") == "report":
         from sotglp_jax import reproduce
 
         reproduce.reproduce(*arguments, flags.FLAGS.yes)

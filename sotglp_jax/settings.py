@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -34,6 +35,8 @@ LEAST = {
     "train.log_every": 1,
     "train.checkpoint_every": 1,
 }
+# Keys that decide other defaults, by their names in the string behind the config file.
+CHOSEN_FIRST = {"dataset": "dataset", "clip.name": "clip", "recipe": "recipe", "variant": "variant"}
 RESERVED = ("test", "mean", "average")  # in results, among the names of out-of-distribution sets
 
 
@@ -90,3 +93,34 @@ def unflatten(settings: dict) -> ConfigDict:
         part = functools.reduce(lambda part, step: part.setdefault(step, {}), parts, tree)
         part[name] = tuple(value) if isinstance(value, list) else value
     return ConfigDict(tree)
+
+
+def differing(theirs: dict, ours: dict, ignored: Iterable[str] = ()) -> list[str]:
+    """Compares an earlier run's flat settings with today's.
+
+    Args:
+      theirs: settings of the earlier run; one that it lacks is newer than it, and had the default.
+      ours: settings of today.
+      ignored: keys that may differ.
+
+    Returns:
+      What differs, each as "train.lr (0.1 there, 0.2 now)".
+    """
+    keys = (theirs.keys() | ours.keys()) - set(ignored)
+    newer = keys - theirs.keys()
+    there = defaults({k: ours[k] for k in theirs.keys() & ours.keys()}) if newer else {}
+    there |= theirs
+    return [
+        f"{key} ({'default ' * (key in newer)}{there.get(key)} there, "
+        f"{ours.get(key, 'no such setting')} now)"
+        for key in sorted(keys)
+        if key not in ours or there.get(key) != ours[key]
+    ]
+
+
+def defaults(chosen: Mapping) -> dict:
+    """Returns today's flat defaults for the data set, CLIP, recipe and variant in flat settings."""
+    from configs import common  # of the clone: the package does without it until here
+
+    given = [f"{name}={chosen[key]}" for key, name in CHOSEN_FIRST.items() if key in chosen]
+    return flatten(common.get_config(",".join(given)))

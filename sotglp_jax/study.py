@@ -1,10 +1,12 @@
 """From a configuration to results: one run, or several whose results make a table."""
 
+import collections
 import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -15,7 +17,7 @@ from ml_collections import ConfigDict
 from sotglp_jax import hosts, tables, workdir
 from sotglp_jax.errors import InputError
 from sotglp_jax.run import prepare
-from sotglp_jax.settings import flatten
+from sotglp_jax.settings import differing, flatten
 
 
 def run_one(config: ConfigDict, folder: str, mode: str) -> None:
@@ -93,34 +95,95 @@ def run_all(config: ConfigDict, folder: str, mode: str) -> None:
     """
     singles = expand(config, folder)
     if run_missing(singles, mode) and hosts.first():
-        read = [json.loads((s.folder / "results.json").read_text()) for s in singles]
-        labelled = [x | {"label": s.label} for x, s in zip(read, singles, strict=True)]
-        print(tables.TABLES[config.study.table](labelled))
+        print(table(config, singles))
+
+
+def run_only(config: ConfigDict, folder: str, mode: str, number: int) -> None:
+    """Runs one run of a study, if it is not finished.
+
+    Args:
+      config: of the study.
+      folder: as in `run_all`.
+      mode: as in `run_all`.
+      number: of the run in the order of `expand`, from 0.
+
+    Raises:
+      InputError: no study, no such run, or anything else that the user can mend.
+    """
+    if "study" not in config:
+        raise InputError("--only names a run of a study, such as configs/shots.py: leave it out.")
+    singles = expand(config, folder)
+    if number >= len(singles):
+        raise InputError(
+            f"--only={number} is past the study's runs: the last is {len(singles) - 1}."
+        )
+    run_missing([singles[number]], mode)
+
+
+def table(config: ConfigDict, singles: Sequence[Single]) -> str:
+    """Returns the table of a study whose runs are finished."""
+    results = [json.loads((s.folder / "results.json").read_text()) for s in singles]
+    labelled = [x | {"label": s.label} for x, s in zip(results, singles, strict=True)]
+    return tables.TABLES[config.study.table](labelled)
 
 
 def expand(config: ConfigDict, folder: str) -> list[Single]:
-    """All runs of a study, each once; arguments as in `run_all`."""
+    """Returns all runs of a study, each once; arguments as in `run_all`.
+
+    Raises:
+      InputError: two different runs have the same name, or an axis has no numbers.
+    """
     base = Path(folder).expanduser() if folder else _base(config)
+    axes = itertools.product(config.study.settings, *_axes(config))
+    labelled = [_single(config, *values) for values in axes]
+    alike = _alike([single for _, single in labelled])
     singles = {}
-    for axes in itertools.product(config.study.settings, *_axes(config)):
-        label, single = _single(config, *axes)
-        path = base / _name(label, single)
-        singles.setdefault(path, Single(label, single, path))
+    for label, single in labelled:
+        path = base / _name(label, single, alike)
+        first = singles.setdefault(path, Single(label, single, path)).config
+        if differ := differing(flatten(first), flatten(single)):
+            raise InputError(
+                f"two runs of this study have the name {path}, and differ in {', '.join(differ)}: "
+                "give their settings labels of their own."
+            )
     return list(singles.values())
 
 
-def run_missing(singles: Sequence[Single], mode: str) -> bool:
-    """Runs those that are not finished, with "eval" all; False when Ctrl-C stopped one."""
-    for i, single in enumerate(singles, start=1):
+def run_missing(singles: Sequence[Single], mode: str, sizes: Sequence[float] = ()) -> bool:
+    """Runs those that are not finished, with "eval" all, and says which run it is at.
+
+    Args:
+      singles: the runs.
+      mode: as in `run_all`.
+      sizes: of the runs that are left, 0 for the others; the time that is left is taken to be in
+        proportion to them, and is not said without them.
+
+    Returns:
+      False when Ctrl-C stopped one.
+    """
+    began, done = time.monotonic(), 0.0
+    for i, single in enumerate(singles):
         # The first process decides: another may see the shared disk as it was.
         finished = multihost_utils.broadcast_one_to_all(np.array(single.finished))
         if mode == "eval" or not finished:
-            print(f"[{i} of {len(singles)}] {single.folder}", flush=True)
+            left = _time_left(time.monotonic() - began, done, sum(sizes[i:]))
+            print(f"[{i + 1} of {len(singles)}] {single.folder}{left}", flush=True)
             run_one(single.config, str(single.folder), mode)
             written = (single.folder / "results.json").exists()
             if not multihost_utils.broadcast_one_to_all(np.array(written)):
                 return False
+            done += sum(sizes[i : i + 1])
     return True
+
+
+def _time_left(spent: float, done: float, left: float) -> str:
+    if not done:
+        return ""
+    seconds = spent * left / done
+    hours = seconds >= 3600
+    return (
+        f", about {seconds / 3600:.1f} h left" if hours else f", about {seconds / 60:.0f} min left"
+    )
 
 
 def _axes(config: ConfigDict) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -142,8 +205,18 @@ def _single(config: ConfigDict, setting: tuple, shots: int, seed: int) -> tuple[
     return label, single
 
 
-def _name(label: str, single: ConfigDict) -> str:
-    name = workdir.default_path(single).name
+def _alike(configs: Sequence[ConfigDict]) -> set[str]:
+    """Data sets whose runs would be called as those of another one."""
+    subjects = {config.dataset: workdir.subject(config) for config in configs}
+    counts = collections.Counter(subjects.values())
+    return {dataset for dataset, subject in subjects.items() if counts[subject] > 1}
+
+
+def _name(label: str, single: ConfigDict, alike: Collection[str]) -> str:
+    named = ConfigDict(single.to_dict())
+    if single.dataset in alike:  # by its whole path
+        named.dataset = single.dataset.strip("./").replace("/", "-")
+    name = workdir.default_path(named).name
     return name if not label or name.endswith(f"-{label}") else f"{name}-{label}"
 
 
@@ -154,9 +227,8 @@ def _base(config: ConfigDict) -> Path:
 
 def _answers(results: dict, config: ConfigDict) -> bool:
     """Whether results are of this configuration, and of all sets that it asks for."""
-    ours, theirs = flatten(config), results["config"]
-    ignored = set(workdir.EXECUTION) - {"targets"}
-    same = all(theirs.get(key) == value for key, value in ours.items() if key not in ignored)
+    theirs = {key: x for key, x in dict(results["config"]).items() if key != "clip.sha256"}
+    same = not differing(theirs, flatten(config), set(workdir.EXECUTION) - {"targets"})
     if not same or not config.ood.sets:
         return same
     judged = results.get("ood", {"images": (), "temperature": None})

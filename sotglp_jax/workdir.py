@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from sotglp_jax import __version__, hosts
 from sotglp_jax.clip import hub
 from sotglp_jax.errors import InputError
+from sotglp_jax.settings import differing
 
 CONFIG, IMAGES, CLASSES = "config.json", "train_images.txt", "classes.json"
 PARAMS = "params.safetensors"  # finished, as predictions take them
@@ -88,15 +89,10 @@ def _check_settings(workdir: Path, ours: dict) -> None:
         raise InputError(
             f"{workdir / CONFIG} is damaged: choose another --workdir, or remove that one."
         ) from None
-    differing = [
-        f"{key} ({theirs.get(key)} there, {ours.get(key)} now)"
-        for key in sorted(theirs.keys() | ours.keys())
-        if key not in EXECUTION and theirs.get(key) != ours.get(key)
-    ]
-    if differing:
+    if found := differing(theirs, ours, EXECUTION):
         raise InputError(
             f"{workdir} holds a run of another configuration, differing in "
-            f"{', '.join(differing)}: choose another --workdir, or remove that one."
+            f"{', '.join(found)}: choose another --workdir, or remove that one."
         )
 
 

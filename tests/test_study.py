@@ -122,6 +122,31 @@ def test_a_sweep_has_its_usual_point_once(recipe):
     assert len(points) == len(set(points)) == 3 * (7 + 5 + 3 - 2)
 
 
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (("/a/photos", "/b/photos", "dtd"), ("a-photos", "b-photos", "dtd")),
+        (("/a/split.json", "/b/split.json"), ("a-split", "b-split")),
+        (("eurosat", "/a/eurosat/"), ("eurosat", "a-eurosat")),
+        (("/a/photos", "/b/pictures"), ("photos", "pictures")),
+    ],
+)
+def test_data_sets_of_one_stem_have_folders_of_their_own(names, folders):
+    config = common.study(
+        common.get_config(), "seed=1", "few_shot", (16,), [("", {"dataset": x}) for x in names]
+    )
+    singles = studies.expand(config, "runs")
+    assert [s.config.dataset for s in singles] == list(names)
+    assert [s.folder.name for s in singles] == [f"{x}-tiny-16shot-seed1" for x in folders]
+
+
+def test_runs_that_differ_do_not_share_a_folder():
+    same = [("x", {"method.topk": 4}), ("x", {"method.topk": 5})]
+    config = common.study(common.get_config(), "seed=1", "settings", (16,), same)
+    with pytest.raises(InputError, match=r"seed1-x, .* method.topk \(4 there, 5 now\)"):
+        studies.expand(config, "runs")
+
+
 def test_local_prompts_go_where_their_classes_go(main, insects, clip_folder, tmp_path):
     run = tmp_path / "run"
     config = f"--config=configs/fewshot.py:clip={clip_folder},shots=1"
