@@ -1,5 +1,6 @@
 """Features of a run's images: of pixels by the vision tower, or as the cache on disk has them."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -33,7 +34,7 @@ def train_batches(run: Run, mesh: Mesh, start: int) -> Iterator[loader.Batch]:
     data = run.config.data
     augmentation = loader.Augmentation(tuple(data.crop_scale), data.flip)
     if run.config.cache.views:
-        return cache.train_batches(_load(run, run.train, mesh, augmentation), **options)
+        return cache.train_batches(_load(run, run.method, run.train, mesh, augmentation), **options)
     return loader.train_batches(
         run.train,
         image_size=run.arch.image_size,
@@ -50,9 +51,51 @@ def test_batches(
     size = run.config.eval.batch_size
     options = {"batch_size": size, "rows": sharding.local_rows(size, mesh)}
     if run.config.cache.views:
-        batches = cache.test_batches(_load(run, source, mesh), **options)
+        batches = cache.test_batches(_load(run, method, source, mesh), **options)
     else:
         options |= {"image_size": run.arch.image_size, "workers": run.workers}
         batches = loader.test_batches(source, **options)
     for batch in tqdm(batches, title, -(-len(source) // size), disable=hosts.no_bar()):
         yield sharding.put_batch(batch, mesh)
+
+
+def _load(
+    run: Run,
+    method: Method,
+    source: Source,
+    mesh: Mesh,
+    augmentation: loader.Augmentation | None = None,
+) -> cache.Cache:
+    """The features of a source on disk; views of training images are augmented."""
+    encoder = cache.Encoder(
+        encode=_Encode(method),
+        frozen={name: run.frozen[name] for name in ("vision", "logit_scale")},
+        settings={"clip": run.settings["clip.sha256"]},
+        image_size=run.arch.image_size,
+        dtype=cache.STORED[run.config.precision],
+        batch_size=run.config.eval.batch_size,
+        mesh=mesh,
+        workers=run.workers,
+        folder=run.config.cache.folder,
+    )
+    views = augmentation and cache.Views(run.config.cache.views, run.config.seed, augmentation)
+    return cache.load(encoder, source, views)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encode:
+    """Encodes pixels by a method that needs no parameters for it."""
+
+    method: Method
+
+    def __call__(self, frozen: dict, pixels: jax.Array) -> dict:
+        return self.method.encode_images({}, frozen, pixels)
+
+
+def check(method: Method, views: int) -> None:
+    """Raises `InputError` where features are to come from a cache and cannot."""
+    if views and not method.frozen_images:
+        raise InputError(
+            f"cache.views={views} asks for features from disk, but {method.title} learns in the "
+            "vision tower, so they change with every step: leave out --config.cache.views."
+        )

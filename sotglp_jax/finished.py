@@ -11,7 +11,7 @@ from sotglp_jax.errors import InputError
 from sotglp_jax.run import Run, assemble
 from sotglp_jax.settings import defaults, unflatten, validate
 
-NO_IMAGES = Source(read_image, (), (), ())
+NO_IMAGES = Source(read_image, (), (), (), "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image
 
-from sotglp_jax import transport
-from sotglp_jax.data.sources import Source
+from sotglp_jax.data import transforms
+from sotglp_jax.data.sources import Dataset
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import specialisation
+from sotglp_jax.methods import transport
 
 if TYPE_CHECKING:
     from sotglp_jax.methods.contract import Scores
@@ -98,29 +99,29 @@ class Examples:
         return Examples(tuple(self.names[i] for i in rows), self.images[rows], maps)
 
 
-def first_of_classes(source: Source) -> Source:
-    """Returns the first image of each class, by label, of at most `CLASSES` classes."""
+def first_of_classes(labels: Sequence[int]) -> list[int]:
+    """Positions of the first image of each class, ascending, of at most `CLASSES` classes."""
     first: dict[int, int] = {}
-    for index, label in enumerate(source.labels):
+    for index, label in enumerate(labels):
         first.setdefault(label, index)
-    return source.take([first[label] for label in sorted(first)[:CLASSES]])
+    return sorted(first[label] for label in sorted(first)[:CLASSES])
 
 
-def collect(parts: Iterable[Mapping], class_names: Sequence[str]) -> Examples:
-    """Joins the maps of several batches, without padding.
+def examples(dataset: Dataset, positions: Sequence[int], found: Mapping, size: int) -> Examples:
+    """Test images of a data set with their maps, by label.
 
     Args:
-      parts: of each batch the fields of `Maps`, its "image" (pixels) and its "label", -1 for
-        padding.
-      class_names: by label.
+      dataset: the data set.
+      positions: of the images among the test images.
+      found: the fields of `Maps` of these images.
+      size: side of the images that the vision tower sees, in pixels.
     """
-    parts = list(parts)
-    fields = [field.name for field in dataclasses.fields(Maps)]
-    whole = {n: np.concatenate([part[n] for part in parts]) for n in (*fields, "image", "label")}
-    whole = {name: x[whole["label"] >= 0] for name, x in whole.items()}
-    images = np.stack([_shrunk(pixels) for pixels in whole["image"]])
-    maps = Maps(**{name: _light(whole[name]) for name in fields})
-    return Examples(tuple(class_names[label] for label in whole["label"]), images, maps)
+    source = dataset.test.take(positions)
+    order = np.argsort(source.labels, kind="stable")
+    images = [transforms.resize_and_crop(source[i]["image"], size) for i in order]
+    maps = Maps(**{name: _light(np.asarray(x)[order]) for name, x in found.items()})
+    names = tuple(dataset.class_names[source.labels[i]] for i in order)
+    return Examples(names, np.stack([_shrunk(pixels) for pixels in images]), maps)
 
 
 def _shrunk(pixels: UInt8[Array, "R R 3"]) -> UInt8[Array, "r r 3"]:

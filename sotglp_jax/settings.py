@@ -36,7 +36,8 @@ LEAST = {
     "train.checkpoint_every": 1,
 }
 # Keys that decide other defaults, by their names in the string behind the config file.
-CHOSEN_FIRST = {"dataset": "dataset", "clip.name": "clip", "recipe": "recipe", "variant": "variant"}
+CHOSEN_FIRST = {"dataset": "dataset", "clip.name": "clip", "method.name": "method"}
+CHOSEN_FIRST |= {"recipe": "recipe", "variant": "variant"}
 RESERVED = ("test", "mean", "average")  # in results, among the names of out-of-distribution sets
 
 
@@ -119,8 +120,9 @@ def differing(theirs: dict, ours: dict, ignored: Iterable[str] = ()) -> list[str
 
 
 def defaults(chosen: Mapping) -> dict:
-    """Returns today's flat defaults for the data set, CLIP, recipe and variant in flat settings."""
-    from configs import common  # of the clone: the package does without it until here
+    """Returns today's flat settings for what flat settings choose by name, nothing else changed."""
+    from configs import common  # which makes configurations of this package's parts
 
-    given = [f"{name}={chosen[key]}" for key, name in CHOSEN_FIRST.items() if key in chosen]
-    return flatten(common.get_config(",".join(given)))
+    by_name = CHOSEN_FIRST | {"shots": "shots", "seed": "seed", "protocol": "protocol"}
+    given = {name: chosen[key] for key, name in by_name.items() if key in chosen}
+    return flatten(common.make(**given))

@@ -35,10 +35,10 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     from sotglp_jax.train import train
 
     run = hosts.together(lambda: prepare(config, folder))
-    activation = run.zero_shot.towers.vision.activation
+    activation = run.clip.activation
     print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
     with too_large_said():
-        if mode == "train" and run.method:
+        if mode == "train" and run.method.learns:
             train(run)
         else:
             evaluate(run)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sotglp_jax import transport
+from sotglp_jax.methods import transport
 
 
 @pytest.fixture(scope="module")

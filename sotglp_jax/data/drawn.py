@@ -30,7 +30,7 @@ class Drawer:
 def drawn(kind: str) -> Source:
     """A set of `COUNT` drawn images; their labels mean nothing."""
     names = tuple(f"{kind}/{i:03d}" for i in range(COUNT))
-    return Source(Drawer(kind), range(COUNT), names, (0,) * COUNT)
+    return Source(Drawer(kind), range(COUNT), names, (0,) * COUNT, f"drawn {kind}")
 
 
 def letter(rng: np.random.Generator) -> Image.Image:

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from sotglp_jax import ood
 from sotglp_jax.methods.contract import Scores
-from sotglp_jax.tables import OOD_SCORES
 
+ORDER = ("mcm", "l_mcm", "gl_mcm")
 MOST = 1000  # images that a threshold is taken from; more would hardly move it
 
 
@@ -28,12 +28,12 @@ def compute(scores: Scores, deciding: str, temperature: float) -> dict[str, Floa
       temperature: T of the softmax over the classes.
 
     Returns:
-      "mcm" and "l_mcm" as `ood.deviation`, as far as there are cosines; "logit", the largest of
+      "mcm" and "l_mcm" as `ood.deviation`, as far as there are cosines; by its name the largest of
       the deciding logits; "transport", the largest of what plans carry (equation 10 of SOT-GLP);
       "single", see `single`.
     """
     found = _deviations(scores, temperature)
-    found["logit"] = scores.logits[deciding].max(-1)
+    found[deciding] = scores.logits[deciding].max(-1)
     if "phi" in scores.parts:
         found["transport"] = scores.parts["phi"].max(-1)
     if scores.sims:
@@ -50,11 +50,6 @@ def single(scores: Scores) -> Float[Array, " B"]:
     return sum(ood.concept_matching(x, classes) for x in _deviations(scores, 1.0).values())
 
 
-def name_of_single(sims: Mapping[str, Array]) -> str:
-    """The key in `OOD_SCORES` of what `single` computes of such cosines."""
-    return "gl_mcm" if "local" in sims else "mcm"
-
-
 def _deviations(scores: Scores, temperature: float) -> dict[str, Float[Array, " B"]]:
     found = {}
     if "global" in scores.sims:
@@ -66,13 +61,14 @@ def _deviations(scores: Scores, temperature: float) -> dict[str, Float[Array, " 
 
 
 def collect(values: Mapping[str, np.ndarray], classes: int) -> dict[str, np.ndarray]:
-    """The scores of a set of images, float64, from what `compute` gave of them."""
+    """The scores of a set of images by name, float64, from what `compute` gave of them."""
     whole = {name: x.astype(np.float64) for name, x in values.items()}
     for name in whole.keys() & {"mcm", "l_mcm"}:
         whole[name] = ood.concept_matching(whole[name], classes)
     if {"mcm", "l_mcm"} <= whole.keys():
         whole["gl_mcm"] = whole["mcm"] + whole["l_mcm"]
-    return {name: whole[name] for name in OOD_SCORES if name in whole}
+    order = [*ORDER, *(whole.keys() - {*ORDER, "transport", "single"}), "transport"]
+    return {name: whole[name] for name in order if name in whole}
 
 
 def evaluate(

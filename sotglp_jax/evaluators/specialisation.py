@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sotglp_jax import transport
+from sotglp_jax.methods import transport
 
 if TYPE_CHECKING:
     from sotglp_jax.methods.contract import Scores
