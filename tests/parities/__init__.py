@@ -1,0 +1,1 @@
+"""One file a method: what this package gives for every key of its golden files."""
