@@ -41,7 +41,7 @@ MARKERS = "osD^vPX<>p"
 DASHES = ("-", "--", "-.", ":")
 GREY = "#8A8A8A"
 PUBLISHED_LINE = {"linestyle": (0, (1, 1)), "marker": ""}
-PUBLISHED_MARKERS = "osD^vPX<>phd8*H"
+PUBLISHED_MARKERS = "osD^vPX<>phd*1234"
 # Of Figure 3, the first that a method has; GL-MCM as in the paper.
 SCORES = tuple(OOD_SCORES[name] for name in ("gl_mcm", "mcm"))
 PANEL = (4.2, 3.2)  # inches
@@ -297,22 +297,22 @@ def _styles(results: Sequence[Result]) -> dict[str, dict]:
     """Returns the style of each row by its title: the same in every figure of a report."""
     styles, full = {}, mains(results)
     for i, (title, runs) in enumerate(methods(results).items()):
-        styles[title] = _style(i, i)
+        styles[title] = _style(i, i, i)
         if title in full:
             method = runs[0].method
             for name in (title, method["title"]):
                 rows = enumerate(logits_rows(name, method))
-                styles |= {row: _style(i, i + j) for j, row in rows}
-            styles[method["title"] + MARK] = _style(i, 0) | PUBLISHED_LINE
+                styles |= {row: _style(i, i + j, j) for j, row in rows}
+            styles[method["title"] + MARK] = _style(i, i, i) | PUBLISHED_LINE
     styles[ZERO_SHOT] = {"color": "black", "linestyle": ":", "marker": "", "linewidth": 1.2}
     return {title: style | {"label": title} for title, style in styles.items()}
 
 
-def _style(colour: int, form: int) -> dict:
+def _style(colour: int, marker: int, dash: int) -> dict:
     return {
         "color": COLOURS[colour % len(COLOURS)],
-        "marker": MARKERS[form % len(MARKERS)],
-        "linestyle": DASHES[form % len(DASHES)],
+        "marker": MARKERS[marker % len(MARKERS)],
+        "linestyle": DASHES[dash % len(DASHES)],
         "markersize": 6,
         "markeredgecolor": "white",
         "markeredgewidth": 0.6,

@@ -326,16 +326,18 @@ def caption_of(what: str, results: Sequence[Result]) -> str:
 
 
 def _symbols(results: Sequence[Result]) -> list[str]:
-    """Writes the values of the settings with symbols, of methods as they are."""
+    """Writes, of each method as it is, the values of the settings with symbols."""
     full = by_method([r for runs in methods(results).values() for r in runs if r.full])
-    said = []
+    said = {}
     for runs in full.values():
         method = runs[0].method
-        prefix = f"{method['title']}: " if len(full) > 1 else ""
-        for name, symbol in method["symbols"].items():
-            values = sorted({r.setting(name) for r in runs})
-            said.append(f"{prefix}{symbol} = {', '.join(map(str, values))}")
-    return said
+        values = {
+            x: sorted({r.setting(name) for r in runs}) for name, x in method["symbols"].items()
+        }
+        said[method["title"]] = [f"{x} = {', '.join(map(str, v))}" for x, v in values.items()]
+    if len(said) == 1:
+        return said.popitem()[1]
+    return [f"{title}: {', '.join(values)}" for title, values in said.items() if values]
 
 
 def _notes(number: int, rows: Mapping[tuple[str, ...], Numbers], *columns: str) -> tuple[str, ...]:
