@@ -27,6 +27,7 @@ from sotglp_jax.reports.results import (
     Result,
     by_method,
     by_value,
+    group_by,
     grouped,
     identity,
     mains,
@@ -134,11 +135,12 @@ def _detection(results: Sequence[Result]) -> Iterator[Picture]:
             _scatter(axes, own, f"Average {rate}", styles)
             axes.set(xlabel=f"accuracy on {title} in %", ylabel=f"average {rate} in %")
         _legend(figure)
+        published = f" Grey, {MARK.strip()}: published." if any(MARK in x for x in own) else ""
         yield Picture(
             f"figure3-{_slug(title)}",
             f"Figure 3, {title}: accuracy against FPR95 and AUROC of {SCORES[0]}, or of "
             f"{SCORES[1]} where a method has no local features, averaged over the "
-            f"out-of-distribution sets. Grey, {MARK.strip()}: published.",
+            f"out-of-distribution sets.{published}",
             figure,
         )
 
@@ -195,8 +197,8 @@ def _sweep(results: Sequence[Result], runs: Sequence[Result], name: str) -> Iter
       runs: of one method, as it is.
       name: of the setting.
     """
-    same = {key: [r for r in runs if identity(r, name) == key] for key in _keys(runs, name)}
-    swept = [x for x in (by_value(group, name) for group in same.values()) if len(x) > 1]
+    groups = group_by(runs, lambda r: identity(r, name)).values()
+    swept = [x for group in groups if len(x := by_value(group, name)) > 1]
     if not swept:
         return
     method, styles = runs[0].method, _styles(results)
@@ -214,10 +216,6 @@ def _sweep(results: Sequence[Result], runs: Sequence[Result], name: str) -> Iter
         f"{method['title']}: accuracy over {symbol}, all else being equal, {SPREAD}.",
         figure,
     )
-
-
-def _keys(runs: Sequence[Result], name: str) -> list[str]:
-    return list(dict.fromkeys(identity(r, name) for r in runs))
 
 
 def _told_apart(swept: Sequence[Mapping[float, list[Result]]], free: str) -> list[str]:

@@ -137,9 +137,10 @@ def by_shots(results: Sequence[Result]) -> Table:
     """Makes Table 4: accuracy by data set, method and number of shots."""
     shots = sorted({r.shots for r in results if r.learns})
     cells: dict[tuple[str, str], Numbers] = {}
+    full = mains(results)  # which stand there with all their logits
     for k in shots:
         found = _zero_shot(results) | _logits(results, k)
-        found |= {x: row for x, row in _variants(results, k).items() if x not in mains(results)}
+        found |= {title: x for title, x in _variants(results, k).items() if title not in full}
         found |= _published_at(k, results)
         for method, numbers in _averaged(found, results).items():
             for dataset, cell in numbers.items():
