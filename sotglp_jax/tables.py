@@ -63,10 +63,9 @@ def deciding(method: Mapping, accuracy: Mapping[str, float]) -> str | None:
 
 def _accuracies(method: Mapping, accuracy: Mapping[str, float]) -> dict[str, float]:
     """Returns the accuracies of CLIP and of every logits of a method, by title."""
-    titles = {"zero_shot": ZERO_SHOT} | {
-        name: logits_title(method, name) for name in method["logits"]
-    }
-    return {title: accuracy[name] for name, title in titles.items() if name in accuracy}
+    names = {logits_title(method, name): name for name in method["logits"] if name != "zero_shot"}
+    titles = {ZERO_SHOT: "zero_shot"} | names
+    return {title: accuracy[name] for title, name in titles.items() if name in accuracy}
 
 
 def _accuracy_lines(method: Mapping, accuracy: Mapping[str, float]) -> list[str]:
@@ -76,12 +75,12 @@ def _accuracy_lines(method: Mapping, accuracy: Mapping[str, float]) -> list[str]
 
 
 def _learned_lines(results: dict) -> list[str]:
-    """Writes what the method says it learned, where the setting of that name is not as usual."""
+    """Writes what the method says it learned, but for what a setting at its usual value decides."""
     usual, config = results["method"]["usual"], results["config"]
     return [
         f"  {name}: " + ", ".join(f"{value:.3g} {key}" for key, value in values.items())
         for name, values in results["learned"].items()
-        if config.get(f"method.{name}") != usual.get(name)
+        if name not in usual or config.get(f"method.{name}", usual[name]) != usual[name]
     ]
 
 
@@ -191,9 +190,12 @@ def settings(results: Sequence[dict]) -> str:
     check_comparable(results, (*VARY, "changed"))
     cells: Cells = {}
     for result in results:
-        row, method = cells.setdefault(result["label"], {}), result["method"]
+        row, method = (
+            cells.setdefault(result["label"], {}),
+            result["method"] | {"title": "accuracy"},
+        )
         for title, value in _accuracies(method, result["accuracy"]).items():
-            row.setdefault(title.removeprefix(f"{method['title']}, "), []).append(value)
+            row.setdefault(title.removeprefix("accuracy, "), []).append(value)
     return _write(_title(results), cells)
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axis import Axis
-from matplotlib.text import Annotation, Text
+from matplotlib.text import Text
 
 from sotglp_jax import maps
 from sotglp_jax.errors import InputError
-from sotglp_jax.reports import beyond, figures, formats, paper, report, results
+from sotglp_jax.reports import beyond, figures, formats, heatmaps, insights, paper, report, results
 from sotglp_jax.reports.paper import PUBLISHED
 from sotglp_jax.workdir import write_arrays
 
@@ -26,36 +26,90 @@ NUMBER = r"(?<![\w.=])\d+\.\d(?!\d)"
 SETS = ("inaturalist", "sun", "places", "textures")
 
 
-def write(root: Path, fused: float, *, dataset="digits", shots=16, seed=1, ood=None, **config):
-    """A run folder with results as `evaluate.report` writes them; `ood`: FPR95 of GL-MCM."""
+METHODS = {
+    "sotglp": {
+        "title": "SOT-GLP",
+        "logits": {"fused": "fused", "global": "global only", "local": "local only"},
+        "symbols": {"fusion_weight": "λ", "topk": "K", "epsilon": "ε"},
+        "usual": {"fusion_weight": 0.25, "topk": 10, "epsilon": 0.1, "vv": True, "n_local": 4}
+        | {"projection": True, "matching": "transport", "fusion": "fixed"},
+    },
+    "coop": {
+        "title": "CoOp",
+        "logits": {"prompted": ""},
+        "symbols": {"n_context": "M"},
+        "usual": {"n_context": 16, "per_class": False},
+    },
+    "zeroshot": {"title": "zero-shot CLIP", "logits": {"zero_shot": ""}},
+}
+VARIANTS = {
+    "no_vv": ("w/o V-V attention", {"method.vv": False}),
+    "no_proj": ("w/o projection", {"method.projection": False}),
+    "no_ot": ("w/o transport", {"method.matching": "uniform"}),
+    "independent_topk": ("independent top-K", {"method.matching": "independent"}),
+}
+
+
+def method_of(name, variant):
+    """What results say of their method, and the settings of its variant."""
+    usual = {"usual": {}, "symbols": {}} | METHODS[name]
+    title, changes = VARIANTS.get(variant, (usual["title"], {}))
+    learns = name != "zeroshot"
+    return usual | {"name": name, "variant": variant, "title": title, "learns": learns}, changes
+
+
+def write(
+    root,
+    value,
+    *,
+    method="sotglp",
+    variant="full",
+    dataset="digits",
+    shots=16,
+    seed=1,
+    ood=None,
+    **config,
+):
+    """A run folder with results of an accuracy; `ood`: FPR95 of GL-MCM."""
+    named = "-".join(map(str, (dataset, shots, seed, method, variant, *config.values())))
+    about, changes = method_of(method, variant)
     protocol = {"dataset": dataset, "classes": 10, "sampler": "coop", "shots": shots, "seed": seed}
     protocol |= {"clip": "tiny", "recipe": "paper", "template": f"{dataset} {{}}"}
+    protocol |= {"method": method, "changed": changes | config}
     settings = {"dataset": dataset, "shots": shots, "seed": seed, "recipe": "paper"}
-    settings |= {"method.name": "sotglp", "method.fusion_weight": 0.25, "method.topk": 10}
-    settings |= {"transport.epsilon": 0.1, "train.epochs": 50} | config
-    accuracy = {"zero_shot": 0.5, "fused": fused, "global": fused - 0.1, "local": fused - 0.05}
-    if settings["method.name"] == "zeroshot":
-        accuracy = {"zero_shot": 0.5}
-    contents = {"accuracy": accuracy, "protocol": protocol, "targets": {}, "config": settings}
+    settings |= {"variant": variant, "method.name": method}
+    settings |= {f"method.{k}": x for k, x in about["usual"].items()}
+    settings |= {"train.epochs": 50 if method == "sotglp" else 200} | changes | config
+    below = (value, value - 0.1, value - 0.05)
+    accuracy = dict(zip(about["logits"], below, strict=False)) | {"zero_shot": 0.5}
+    contents = {"method": about, "accuracy": accuracy, "protocol": protocol, "config": settings}
+    contents |= {"targets": {}, "learned": {}}
     if ood is not None:
-        sets = {name: {"fpr95": ood, "auroc": 1 - ood / 3} for name in SETS}
-        judged = {"threshold": 0.5, "sets": sets, "mean": sets["sun"]}
-        images = {"test": 9} | {name: 4 for name in SETS}
-        scores = {name: judged for name in ("mcm", "l_mcm", "gl_mcm", "fused", "transport")}
-        contents["ood"] = {"temperature": 1.0, "images": images, "scores": scores}
-    folder = root / "-".join(map(str, (dataset, shots, seed, *config.values())))
+        scores = {"sotglp": ("mcm", "l_mcm", "gl_mcm", "fused", "transport")}
+        scores |= {"coop": ("mcm", "prompted"), "zeroshot": ("mcm", "l_mcm", "gl_mcm")}
+        contents["ood"] = detected(ood, scores[method])
+    folder = root / named
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(contents))
     (folder / "train_images.txt").write_text("x\n")
-    lines = [{"step": k, "loss": 1 / k, "accuracy_fused": fused} for k in (10, 20)]
-    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    lines = [{"step": k, "loss": 1 / k} for k in (10, 20) if about["learns"]]
+    lines = [x | {f"accuracy_{k}": value for k in about["logits"]} for x in lines]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines))
     return folder
+
+
+def detected(fpr95, scores):
+    """What results say of detection."""
+    sets = {name: {"fpr95": fpr95, "auroc": 1 - fpr95 / 3} for name in SETS}
+    found = {"threshold": 0.5, "sets": sets, "mean": sets["sun"]}
+    images = {"test": 9} | {name: 4 for name in SETS}
+    return {"temperature": 1.0, "images": images, "scores": dict.fromkeys(scores, found)}
 
 
 def rows_of(text: str) -> dict[tuple[str, str], str]:
     """Cells of a Markdown table by (labels joined, column)."""
     head, _, *lines = [x.strip("| ").split(" | ") for x in text.splitlines() if x[:1] == "|"]
-    titles = ("Data set", "ID data set", "Method", "Score", "λ", "Matching")
+    titles = ("Data set", "ID data set", "Method", "Score", "λ")
     labels = sum(title in titles for title in head)
     return {
         (" ".join(line[:labels]).strip(), column): cell
@@ -66,7 +120,7 @@ def rows_of(text: str) -> dict[tuple[str, str], str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two data sets, one of the paper's; two variants, one of them on one data set alone."""
+    """Two data sets, one of the paper's; a method with a variant, another, and plain CLIP."""
     root = tmp_path_factory.mktemp("runs")
     for seed in (1, 2, 3):
         write(root, 0.70 + seed / 100, dataset="imagenet", seed=seed, ood=0.2 + seed / 50)
@@ -75,7 +129,9 @@ def runs(tmp_path_factory):
         write(root, 0.72, dataset="imagenet", seed=seed, variant="no_proj", ood=0.1)
         for value in (0.0, 1.0):
             write(root, 0.65 + value / 10, seed=seed, **{"method.fusion_weight": value})
-    write(root, 0.0, dataset="imagenet", **{"method.name": "zeroshot"})
+    write(root, 0.5, dataset="imagenet", shots=0, method="zeroshot")
+    for seed in (1, 2, 3):
+        write(root, 0.55 + seed / 100, dataset="imagenet", seed=seed, method="coop", ood=0.3)
     return root
 
 
@@ -159,26 +215,41 @@ def test_detection_stands_beside_the_published(made):
 def test_zero_shot_detects_beside_what_is_trained(tmp_path):
     write(tmp_path, 0.9, ood=0.1)
     for seed in (1, 2):
-        folder = write(tmp_path, 0.0, shots=0, seed=seed, ood=0.4, **{"method.name": "zeroshot"})
-        scores = json.loads((folder / "results.json").read_text())["ood"]["scores"]
-        value = {k: x for k, x in scores.items() if k not in ("fused", "transport")}
-        change(folder, "ood", "scores", value=value)
-    found, warnings = results.read(tmp_path)
+        write(tmp_path, 0.5, shots=0, seed=seed, ood=0.4, method="zeroshot")
+    found, warnings = results.load(tmp_path)
     rows, accuracy = paper.detection(found).rows, paper.ACCURACY
     assert not warnings and len(rows) == 5 + 3
+    assert ("digits", "SOT-GLP", "largest fused logit") in rows
     assert paper.detection(found).notes[-1] == paper.ZERO_SHOT_NOTE
     row = rows["digits", "zero-shot CLIP", "GL-MCM"]
     assert row["Average FPR95 ↓"] == {0: 40.0} and row[accuracy] == {0: 50.0}
-    (picture, _) = figures.make(found)
-    (own, clip) = picture.figure.axes[0].containers
+    picture, _ = figures.make(found)
+    own, clip = picture.figure.axes[0].containers
     assert clip.get_label() == "zero-shot CLIP" and clip.lines[0].get_marker() == "*"
 
 
-def learned(root: Path, fused: float, weights=(1.0, 0.25), spec=None, **config):
+def test_several_methods_stand_in_every_table(made, runs):
+    cells = rows_of((made / "table1.md").read_text())
+    assert cells["ImageNet", "CoOp"] == "57.0 ± 1.0" and cells["ImageNet", "CoOp †"] == "71.7"
+    assert cells["digits", "CoOp"] == "–"
+    caption = (made / "table1.md").read_text().splitlines()[0]
+    assert "SOT-GLP: λ = 0.25, K = 10, ε = 0.1; CoOp: M = 16; mean" in caption
+    assert not [
+        column for _, column in rows_of((made / "table2.md").read_text()) if "CoOp" in column
+    ]
+    cells = rows_of((made / "table3.md").read_text())
+    assert cells["ImageNet CoOp MCM", "SUN FPR95 ↓"] == "30.0 ± 0.0"
+    assert ("ImageNet CoOp GL-MCM", "SUN FPR95 ↓") not in cells
+    assert rows_of((made / "table4.md").read_text())["ImageNet CoOp", "4"] == "–"
+    titles = list(results.methods(results.load(runs)[0]))
+    assert titles == ["SOT-GLP", "w/o projection", "CoOp", "zero-shot CLIP"]
+
+
+def learned(root: Path, value: float, weights=(1.0, 0.25), spec=None, **config):
     """A run folder with the weights of the branches, and (entropy, overlap, share) of prompts."""
-    folder = write(root, fused, **config)
+    folder = write(root, value, **config)
     of_global, of_local = weights
-    change(folder, "fusion", value={"global": of_global, "local": of_local})
+    change(folder, "learned", value={"fusion": {"global": of_global, "local": of_local}})
     if spec:
         names = ("plan_entropy", "overlap", "share")
         change(folder, "specialisation", value=dict(zip(names, spec, strict=True)))
@@ -186,60 +257,58 @@ def learned(root: Path, fused: float, weights=(1.0, 0.25), spec=None, **config):
 
 def test_ways_to_choose_the_weight_stand_in_one_table(tmp_path):
     for seed in (1, 2):
-        learned(tmp_path, 0.80, seed=seed, **{"method.fusion": "fixed"})
+        learned(tmp_path, 0.80, seed=seed)
         learned(tmp_path, 0.9, (0.0, 1.0), seed=seed, **{"method.fusion": "validated"})
         learned(tmp_path, 0.85, (1.0, seed), seed=seed, **{"method.fusion": "learned"})
-        swept = {"method.fusion": "fixed", "method.fusion_weight": 1.0}
-        learned(tmp_path, 0.99, seed=seed, **swept)
+        learned(tmp_path, 0.99, seed=seed, **{"method.fusion_weight": 1.0})
+        write(tmp_path, 0.99, seed=seed, method="coop")
     learned(tmp_path, 0.99, variant="no_vv", **{"method.fusion": "learned"})
-    (table,) = beyond.make(results.read(tmp_path)[0])
-    ways = ("fixed", "validated", "learned")
-    assert list(table.rows) == [("digits", way) for way in ways]
+    (table,) = beyond.make(results.load(tmp_path)[0])
+    ways = ("fixed", "learned", "validated")
+    assert list(table.rows) == [("digits", "SOT-GLP", way) for way in ways]
     cells = rows_of(formats.markdown(table))
-    assert cells["digits validated", "Accuracy, fused"] == "**90.0 ± 0.0**"
-    share = [cells[f"digits {way}", beyond.SHARE] for way in ways]
-    assert share == ["20.0 ± 0.0", "100.0 ± 0.0", "58.3 ± 11.8"]  # no best among them
+    assert cells["digits SOT-GLP validated", "Accuracy, fused"] == "**90.0 ± 0.0**"
+    column = "Local branch's share of the weights"
+    share = [cells[f"digits SOT-GLP {way}", column] for way in ways]
+    assert share == ["20.0 ± 0.0", "58.3 ± 11.8", "100.0 ± 0.0"]  # no best among them
 
 
 @pytest.mark.parametrize(
-    ("overlap", "entropy", "said"),
+    ("overlap", "said"),
     [
-        (
-            0.1,
-            0.999,
-            "is close to uniform .* by 11.5 %, .* by 51.5 %: in every seed .* differ more",
-        ),
-        (0.5, 0.999, r"is close to uniform .* does not make .* more .differences \+0.0, \+0.0 for"),
-        (0.9, 0.6, "is not close to uniform .*: transport does not make"),
+        (0.1, "by 11.5 %, .* by 51.5 %: in every seed SOT-GLP's prompts look .* differ more"),
+        (0.5, r"SOT-GLP's prompts do not look .* more .differences \+0.0, \+0.0 for seeds 1, 2"),
+        (0.9, "by 91.5 %, .*: SOT-GLP's prompts do not look"),
     ],
 )
-def test_the_report_says_whether_prompts_specialise(overlap, entropy, said, tmp_path):
+def test_the_report_says_whether_prompts_specialise(overlap, said, tmp_path):
     for seed in (1, 2):
         at = seed / 100
-        learned(tmp_path, 0.8, spec=(entropy, overlap + at, [0.5, 0.5]), seed=seed)
+        learned(tmp_path, 0.8, spec=(0.999, overlap + at, [0.5, 0.5]), seed=seed)
         for value in (0.01, 1.0):
             spec = (1 - value / 10, 0.3, [0.25, 0.75])
-            learned(tmp_path, 0.8, spec=spec, seed=seed, **{"transport.epsilon": value})
-        own = {"variant": "independent_topk", "method.matching": "independent"}
-        learned(tmp_path, 0.8, spec=(1.0, 0.5 + at, [1.0, 0.0]), seed=seed, **own)
-        other_k = {"method.topk": 1} | own
-        learned(tmp_path, 0.8, spec=(1.0, 0.0, [1.0, 0.0]), seed=seed, **other_k)
-    (table,) = beyond.make(results.read(tmp_path)[0])
-    assert [name for _, name in table.rows] == [
-        "transport, ε = 0.01",
-        "transport, ε = 0.1",
-        "transport, ε = 1",
-        "independent top-K",
-    ]
-    assert re.search(said, table.notes[0]) and not table.best()
-    assert "ε =" not in table.caption
+            learned(tmp_path, 0.8, spec=spec, seed=seed, **{"method.epsilon": value})
+        own = {"variant": "independent_topk", "seed": seed}
+        learned(tmp_path, 0.8, spec=(1.0, 0.5 + at, [0.5, 0.5]), **own)
+        learned(tmp_path, 0.8, spec=(1.0, 0.0, [0.5, 0.5]), **own, **{"method.topk": 1})
+        write(tmp_path, 0.8, method="coop", seed=seed)
+    (table,) = beyond.make(results.load(tmp_path)[0])
+    titles = ["SOT-GLP", "independent top-K", "SOT-GLP, ε = 0.01", "SOT-GLP, ε = 1"]
+    assert list(table.rows) == [("digits", title) for title in titles]
+    plan, comparison, _ = table.notes
+    assert plan.startswith("digits: the plan of SOT-GLP is close to uniform (entropy 99.90 %")
+    assert re.search(said, comparison) and not table.best()
     cells = rows_of(formats.markdown(table))
-    assert cells["digits transport, ε = 1", "Prompt 2"] == "75.0 ± 0.0"
-    (table,) = beyond.make([r for r in results.read(tmp_path)[0] if r.seed == 1])
-    assert table.notes[0].endswith("of one seed nothing follows.")
-    # A plan that no transport made says nothing.
-    assert cells["digits independent top-K", beyond.ENTROPY] == "–"
+    assert cells["digits SOT-GLP, ε = 1", "Prompt 2"] == "75.0 ± 0.0"
     assert cells["digits independent top-K", beyond.OVERLAP] == "51.5 ± 0.7"
+    (table,) = beyond.make([r for r in results.load(tmp_path)[0] if r.seed == 1])
+    assert table.notes[1].endswith("of one seed nothing follows.")
+
+
+def test_a_plan_that_is_not_uniform_is_said_to_be_none(tmp_path):
+    learned(tmp_path, 0.8, spec=(0.6, 0.1, [0.5, 0.5]))
+    (table,) = beyond.make(results.load(tmp_path)[0])
+    assert "is not close to uniform (entropy 60.00 %" in table.notes[0]
 
 
 def test_published_averages_are_right_but_for_the_named_slips():
@@ -279,19 +348,19 @@ def test_published_averages_are_right_but_for_the_named_slips():
 
 def test_published_numbers_are_there_for_their_data_sets_and_shots_alone(tmp_path):
     write(tmp_path / "a", 0.9, dataset="dtd", shots=8)
-    table = paper.accuracy(results.read(tmp_path / "a")[0])
+    table = paper.accuracy(results.load(tmp_path / "a")[0])
     assert not any(paper.MARK in column for column in table.columns)
     assert "at 8 shots" in table.title and "seed 1" in table.title
     for i, name in enumerate(PUBLISHED["titles"]):
         write(tmp_path / "b", 0.5 + i / 100, dataset=name)
-    table = paper.accuracy(results.read(tmp_path / "b")[0])
+    table = paper.accuracy(results.load(tmp_path / "b")[0])
     assert table.rows[("Average",)]["CLIP †"] == {0: 75.7}  # as printed
     assert list(table.rows)[:2] == [("ImageNet",), ("Caltech101",)]  # in the paper's order
 
 
 def test_runs_that_learned_nothing_make_a_report_too(tmp_path):
-    write(tmp_path, 0.0, dataset="eurosat", shots=0, seed=0, **{"method.name": "zeroshot"})
-    found, warnings = results.read(tmp_path)
+    write(tmp_path, 0.0, dataset="eurosat", shots=0, seed=0, method="zeroshot")
+    found, warnings = results.load(tmp_path)
     first, _, _, last = paper.make(found)
     assert first.rows["EuroSAT",]["zero-shot CLIP"] == {0: 50.0} and not warnings
     assert first.rows["EuroSAT",]["SOT-GLP †"] == {0: 91.7}
@@ -300,20 +369,23 @@ def test_runs_that_learned_nothing_make_a_report_too(tmp_path):
 
 
 def test_what_differs_in_the_method_is_told_apart(tmp_path):
-    for value in ("fixed", "learned"):
-        write(tmp_path, 0.9, **{"method.fusion": value})
+    write(tmp_path, 0.9, **{"method.fusion": "learned"})
+    write(tmp_path, 0.9)
     write(tmp_path, 0.8, **{"method.vv": False})
+    write(tmp_path, 0.8, method="coop", **{"method.per_class": True})
     for n in (2, 4):
         write(tmp_path, 0.8, variant="no_ot", **{"method.n_local": n})
     write(tmp_path, 0.8, dataset="dtd", variant="no_ot", ood=0.1, **{"method.n_local": 4})
-    found, _ = results.read(tmp_path)
+    found, _ = results.load(tmp_path)
     assert list(results.methods(found)) == [
+        "CoOp, per_class=True",  # a method of which there are only odd runs
         "SOT-GLP",
         "SOT-GLP, fusion=learned",
         "SOT-GLP, vv=False",
         "w/o transport",
         "w/o transport, n_local=2",
     ]
+    assert list(results.mains(found)) == ["CoOp, per_class=True", "SOT-GLP"]
     figures.make(found)
     titles = {labels[1] for table in paper.make(found)[2:] for labels in table.rows}
     assert "w/o transport" in titles and "w/o transport, n_local=4" not in titles
@@ -325,7 +397,7 @@ def test_an_odd_run_of_one_data_set_hides_no_other(tmp_path):
             write(tmp_path, 0.8, dataset=dataset, seed=seed, **{"method.n_local": 4})
     for n in (1, 2, 3):
         write(tmp_path, 0.1, dataset="dtd", **{"method.n_local": n})
-    found, warnings = results.read(tmp_path)
+    found, warnings = results.load(tmp_path)
     table = paper.accuracy(found)
     for row in ("DTD", "EuroSAT", "Average"):
         assert formats.written(table.rows[row,]["SOT-GLP, fused"]) == "80.0 ± 0.0"
@@ -341,21 +413,44 @@ def test_a_repeated_run_counts_once_and_missing_seeds_are_said(tmp_path):
     shutil.copytree(folder, tmp_path / "z-other")
     change(tmp_path / "z-other", "accuracy", "fused", value=0.1)
     write(tmp_path, 0.7, **{"data.classes": "base"})
-    found, warnings = results.read(tmp_path)
+    found, warnings = results.load(tmp_path)
     assert formats.written(paper.ablation(found).rows[("digits",)]["SOT-GLP"]) == "81.5 ± 0.7"
     assert len(warnings) == 3 and "no runs of half the classes" in warnings[0]
     assert "z-other are the same run with other accuracies" in warnings[1]
-    assert warnings[2] == f"{tmp_path / 'digits-16-1-no_vv'} and its like: only seed 1 of 1, 2."
+    assert (
+        warnings[2] == f"{tmp_path / 'digits-16-1-sotglp-no_vv'} and its like: only seed 1 of 1, 2."
+    )
 
 
 def test_seeds_that_a_sweep_or_detection_lacks_are_said(tmp_path):
     for seed in (1, 2):
         write(tmp_path, 0.8, seed=seed, ood=0.1 if seed == 1 else None)
-    swept = write(tmp_path, 0.8, **{"transport.epsilon": 1.0})
-    assert results.read(tmp_path)[1] == [
-        f"{tmp_path / 'digits-16-1'} and its like: detection only of seed 1 of 1, 2.",
+    swept = write(tmp_path, 0.8, **{"method.epsilon": 1.0})
+    assert results.load(tmp_path)[1] == [
+        f"{tmp_path / 'digits-16-1-sotglp-full'} and its like: detection only of seed 1 of 1, 2.",
         f"{swept} and its like: only seed 1 of 1, 2.",
     ]
+
+
+def test_a_setting_that_an_older_run_lacks_has_its_usual_value(tmp_path):
+    write(tmp_path, 0.8)
+    older = write(tmp_path, 0.9, seed=2)
+    contents = json.loads((older / "results.json").read_text())
+    del contents["config"]["method.n_local"], contents["config"]["train.epochs"]
+    (older / "results.json").write_text(json.dumps(contents))
+    found, warnings = results.load(tmp_path)
+    assert warnings == []
+    assert formats.written(paper.accuracy(found).rows["digits",]["SOT-GLP, fused"]) == "85.0 ± 7.1"
+
+
+def test_a_recipe_may_train_longer_with_more_shots(tmp_path):
+    write(tmp_path, 0.8)
+    fewer = write(tmp_path, 0.7, shots=4)
+    change(fewer, "config", "train.epochs", value=20)
+    assert len(results.load(tmp_path)[0]) == 2
+    change(fewer, "protocol", "changed", value={"train.epochs": 20})
+    with pytest.raises(InputError, match="train.epochs is 50 in .* and 20 in"):
+        results.load(tmp_path)
 
 
 def test_odd_names_and_a_cut_line_are_no_trouble(tmp_path):
@@ -370,9 +465,9 @@ def test_odd_names_and_a_cut_line_are_no_trouble(tmp_path):
 def test_a_missing_average_is_explained(tmp_path):
     write(tmp_path, 0.9, ood=0.1)
     change(write(tmp_path, 0.9, ood=0.1, dataset="dtd"), "ood", "images", value={"test": 1, "a": 1})
-    change(tmp_path / "dtd-16-1", "ood", "scores", value={})
+    change(tmp_path / "dtd-16-1-sotglp-full", "ood", "scores", value={})
     write(tmp_path, 0.9, dataset="eurosat")
-    found, _ = results.read(tmp_path)
+    found, _ = results.load(tmp_path)
     assert any("is missing" in note for note in paper.detection(found).notes)
     assert not any("75.7" in note for note in paper.accuracy(found).notes)  # no published average
 
@@ -400,15 +495,15 @@ def test_the_page_is_one_whole_file_that_fetches_nothing(runs, made):
     assert [tag for tag, _ in tags].count("table") == 4 and page.count("<div class=wide>") == len(
         [*pictures, *range(4)]
     )
-    assert page.count("<b>") == sum(len(t.best()) for t in paper.make(results.read(runs)[0]))
+    assert page.count("<b>") == sum(len(t.best()) for t in paper.make(results.load(runs)[0]))
 
 
 def test_figures_have_no_overlapping_text(runs):
-    pictures = figures.make(results.read(runs)[0])
+    pictures = figures.make(results.load(runs)[0])
     assert [p.name for p in pictures] == [
         "figure3-imagenet",
         "shots",
-        "fusion_weight",
+        "sotglp-fusion_weight",
         "training-imagenet",
         "training-digits",
     ]
@@ -426,14 +521,16 @@ def test_figures_have_no_overlapping_text(runs):
         assert len(boxes) > 10
         for (a, one), (b, other) in itertools.combinations(boxes, 2):
             assert not one.padded(-0.5).overlaps(other), (picture.name, a, b)
-    names = {t.get_text() for t in pictures[0].figure.findobj(Annotation)}
-    assert names == set(PUBLISHED["table3"])
+    (legend,) = pictures[0].figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    ours = ["SOT-GLP", "w/o projection", "CoOp"]
+    assert names == [*(f"{name} †" for name in PUBLISHED["table3"]), *ours]
 
 
 def test_a_curve_is_of_runs_that_differ_in_just_that(tmp_path):
     for k, epsilon in ((1, 0.1), (10, 0.1), (20, 0.5)):
-        write(tmp_path, 0.8, **{"method.topk": k, "transport.epsilon": epsilon})
-    (picture,) = [p for p in figures.make(results.read(tmp_path)[0]) if "topk" in p.name]
+        write(tmp_path, 0.8, **{"method.topk": k, "method.epsilon": epsilon})
+    (picture,) = [p for p in figures.make(results.load(tmp_path)[0]) if "topk" in p.name]
     (axes,) = picture.figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "10"]
 
@@ -442,7 +539,7 @@ def keep_maps(folder: Path, *names):
     """Maps of random numbers, two prompts on 2 x 2 patches, as an evaluation keeps them."""
     rng, n = np.random.default_rng(len(names)), len(names)
     drawn = {"prompts": rng.random((n, 2, 2, 2)), "combined": rng.random((n, 2, 2))}
-    drawn |= {"tops": np.tile([0, 1, 3], (n, 2, 1)), "kept": np.tile([2, 1], (n, 1))}
+    drawn |= {"tops": np.tile([0, 1, 3], (n, 2, 1)), "kept": rng.random((n, 2, 2)) > 0.5}
     drawn |= {"shares": np.full((n, 2), 0.5), "images": np.zeros((n, 8, 8, 3), np.uint8)}
     write_arrays(folder / maps.FILE, names=np.array(names), **drawn)
 
@@ -451,7 +548,7 @@ def test_figure_2_shows_the_classes_that_were_asked_for(tmp_path):
     keep_maps(write(tmp_path / "runs", 0.9), *"abcdefg")
     keep_maps(write(tmp_path / "runs", 0.9, seed=2), "z")  # one run is enough
     keep_maps(write(tmp_path / "runs", 0.9, dataset="dtd"), "zigzagged", "dotted", "b")
-    found, _ = results.read(tmp_path / "runs")
+    found, _ = results.load(tmp_path / "runs")
 
     def titles(*classes):
         pictures = figures.make(found, classes)[:2]
@@ -467,6 +564,35 @@ def test_figure_2_shows_the_classes_that_were_asked_for(tmp_path):
     with pytest.raises(InputError, match='of a class "x", but of zigzagged, dotted, b, a, c') as e:
         report.write(tmp_path / "runs", tmp_path / "out", ["b", "x"])
     assert "\n" not in str(e.value) and not (tmp_path / "out").exists()
+
+
+class Words:
+    """A tokenizer of three words."""
+
+    vocab_size = 3
+
+    def word(self, token):
+        return "abc"[token]
+
+
+def test_what_a_run_learned_is_said_as_far_as_there_is_such():
+    table = np.eye(4, 2, dtype=np.float32)  # the last row is no word
+    contexts = {"context": table[:2], "global": table[None, :2], "own": table[None, None, 1:3]}
+    frozen, params = {"text": {"token_embedding": table}}, {"prompt": table}
+    said = "\n".join(insights.lines(["cat"], params, frozen, Words(), contexts))
+    for line in ("context   a 0.00  b 0.00", "global 1  a 0.00  b 0.00", "cat 1  b 0.00  c 0.00"):
+        assert re.search("^  " + line.replace("  ", " +") + "$", said, re.MULTILINE), line
+    assert "prompt            4 x 2" in said and "cosines" not in said and "confused" not in said
+    alike, counts = np.full((2, 2, 2), 0.5), np.array([[3, 1], [0, 2]])
+    said = "\n".join(insights.lines(["cat", "dog"], params, frozen, Words(), {}, alike, counts))
+    assert "nearest words" not in said and "least alike: cat, 0.500" in said
+    assert "cat for dog: 1 of 4" in said
+
+
+def test_a_picture_of_what_was_learned_has_the_panels_that_there_are():
+    alike, counts = np.full((2, 2, 2), 0.5), np.array([[3, 1], [0, 2]])
+    for arguments, panels in (((alike, counts), 2), ((None, counts), 1), ((alike, None), 1)):
+        assert len(heatmaps.draw(*arguments, ["cat", "dog"]).axes) == panels
 
 
 def change(folder: Path, *keys, value):
@@ -490,6 +616,14 @@ def damaged(root):
     (write(root, 0.9) / "results.json").write_text("{")
 
 
+def other_version(root):
+    """Results of before methods said what they are."""
+    folder = write(root, 0.9)
+    contents = json.loads((folder / "results.json").read_text())
+    del contents["method"]
+    (folder / "results.json").write_text(json.dumps(contents))
+
+
 def mixed(*keys, value, dataset="digits"):
     def write_two(root):
         write(root, 0.9, ood=0.1)
@@ -501,11 +635,13 @@ def mixed(*keys, value, dataset="digits"):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (other_version, "results.json is damaged or of another version"),
+        (mixed("protocol", "recipe", value="official"), "recipe is paper in .* and official in"),
         (lambda root: None, "is no folder"),
         (nothing, "holds no run: train"),
-        (unfinished, "holds no finished run: .*digits-16-1 is unfinished"),
+        (unfinished, "holds no finished run: .*digits-16-1-sotglp-full is unfinished"),
         (damaged, "results.json is damaged or of another version"),
-        (mixed("protocol", "template", value="a {}"), "template is digits {} in .*1 and a {} in"),
+        (mixed("protocol", "template", value="a {}"), "template is digits {} in .* and a {} in"),
         (
             mixed("protocol", "clip", value="x", dataset="dtd"),
             "clip is tiny in .* and x in .*dtd.* put",

@@ -295,7 +295,7 @@ def test_accuracy_by_setting_names_the_logits_alone():
     labels = ("usual", "topk=5", "coop")
     labelled = [x | {"label": label} for x, label in zip(results, labels, strict=True)]
     _, columns, rows = cells(tables.settings(labelled))
-    assert columns == ["zero-shot CLIP", "fused", "global only", "local only", "CoOp"]
+    assert columns == ["zero-shot CLIP", "fused", "global only", "local only", "accuracy"]
     assert rows["topk=5"] == ["50.0", "90.0", "90.0", "90.0", "-"]
     assert rows["coop"] == ["50.0", "-", "-", "-", "70.0"]
 

@@ -27,6 +27,7 @@ from sotglp_jax.reports.results import (
     Result,
     by_method,
     by_value,
+    group_by,
     grouped,
     identity,
     mains,
@@ -41,7 +42,7 @@ MARKERS = "osD^vPX<>p"
 DASHES = ("-", "--", "-.", ":")
 GREY = "#8A8A8A"
 PUBLISHED_LINE = {"linestyle": (0, (1, 1)), "marker": ""}
-PUBLISHED_MARKERS = "osD^vPX<>phd8*H"
+PUBLISHED_MARKERS = "osD^vPX<>phd*1234"
 # Of Figure 3, the first that a method has; GL-MCM as in the paper.
 SCORES = tuple(OOD_SCORES[name] for name in ("gl_mcm", "mcm"))
 PANEL = (4.2, 3.2)  # inches
@@ -134,11 +135,12 @@ def _detection(results: Sequence[Result]) -> Iterator[Picture]:
             _scatter(axes, own, f"Average {rate}", styles)
             axes.set(xlabel=f"accuracy on {title} in %", ylabel=f"average {rate} in %")
         _legend(figure)
+        published = f" Grey, {MARK.strip()}: published." if any(MARK in x for x in own) else ""
         yield Picture(
             f"figure3-{_slug(title)}",
             f"Figure 3, {title}: accuracy against FPR95 and AUROC of {SCORES[0]}, or of "
             f"{SCORES[1]} where a method has no local features, averaged over the "
-            f"out-of-distribution sets. Grey, {MARK.strip()}: published.",
+            f"out-of-distribution sets.{published}",
             figure,
         )
 
@@ -195,8 +197,8 @@ def _sweep(results: Sequence[Result], runs: Sequence[Result], name: str) -> Iter
       runs: of one method, as it is.
       name: of the setting.
     """
-    same = {key: [r for r in runs if identity(r, name) == key] for key in _keys(runs, name)}
-    swept = [x for x in (by_value(group, name) for group in same.values()) if len(x) > 1]
+    groups = group_by(runs, lambda r: identity(r, name)).values()
+    swept = [x for group in groups if len(x := by_value(group, name)) > 1]
     if not swept:
         return
     method, styles = runs[0].method, _styles(results)
@@ -214,10 +216,6 @@ def _sweep(results: Sequence[Result], runs: Sequence[Result], name: str) -> Iter
         f"{method['title']}: accuracy over {symbol}, all else being equal, {SPREAD}.",
         figure,
     )
-
-
-def _keys(runs: Sequence[Result], name: str) -> list[str]:
-    return list(dict.fromkeys(identity(r, name) for r in runs))
 
 
 def _told_apart(swept: Sequence[Mapping[float, list[Result]]], free: str) -> list[str]:
@@ -297,22 +295,22 @@ def _styles(results: Sequence[Result]) -> dict[str, dict]:
     """Returns the style of each row by its title: the same in every figure of a report."""
     styles, full = {}, mains(results)
     for i, (title, runs) in enumerate(methods(results).items()):
-        styles[title] = _style(i, i)
+        styles[title] = _style(i, i, i)
         if title in full:
             method = runs[0].method
             for name in (title, method["title"]):
                 rows = enumerate(logits_rows(name, method))
-                styles |= {row: _style(i, i + j) for j, row in rows}
-            styles[method["title"] + MARK] = _style(i, 0) | PUBLISHED_LINE
+                styles |= {row: _style(i, i + j, j) for j, row in rows}
+            styles[method["title"] + MARK] = _style(i, i, i) | PUBLISHED_LINE
     styles[ZERO_SHOT] = {"color": "black", "linestyle": ":", "marker": "", "linewidth": 1.2}
     return {title: style | {"label": title} for title, style in styles.items()}
 
 
-def _style(colour: int, form: int) -> dict:
+def _style(colour: int, marker: int, dash: int) -> dict:
     return {
         "color": COLOURS[colour % len(COLOURS)],
-        "marker": MARKERS[form % len(MARKERS)],
-        "linestyle": DASHES[form % len(DASHES)],
+        "marker": MARKERS[marker % len(MARKERS)],
+        "linestyle": DASHES[dash % len(DASHES)],
         "markersize": 6,
         "markeredgecolor": "white",
         "markeredgewidth": 0.6,

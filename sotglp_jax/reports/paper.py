@@ -137,9 +137,10 @@ def by_shots(results: Sequence[Result]) -> Table:
     """Makes Table 4: accuracy by data set, method and number of shots."""
     shots = sorted({r.shots for r in results if r.learns})
     cells: dict[tuple[str, str], Numbers] = {}
+    full = mains(results)  # which stand there with all their logits
     for k in shots:
         found = _zero_shot(results) | _logits(results, k)
-        found |= {x: row for x, row in _variants(results, k).items() if x not in mains(results)}
+        found |= {title: x for title, x in _variants(results, k).items() if title not in full}
         found |= _published_at(k, results)
         for method, numbers in _averaged(found, results).items():
             for dataset, cell in numbers.items():
@@ -326,16 +327,18 @@ def caption_of(what: str, results: Sequence[Result]) -> str:
 
 
 def _symbols(results: Sequence[Result]) -> list[str]:
-    """Writes the values of the settings with symbols, of methods as they are."""
+    """Writes, of each method as it is, the values of the settings with symbols."""
     full = by_method([r for runs in methods(results).values() for r in runs if r.full])
-    said = []
+    said = {}
     for runs in full.values():
         method = runs[0].method
-        prefix = f"{method['title']}: " if len(full) > 1 else ""
-        for name, symbol in method["symbols"].items():
-            values = sorted({r.setting(name) for r in runs})
-            said.append(f"{prefix}{symbol} = {', '.join(map(str, values))}")
-    return said
+        values = {
+            x: sorted({r.setting(name) for r in runs}) for name, x in method["symbols"].items()
+        }
+        said[method["title"]] = [f"{x} = {', '.join(map(str, v))}" for x, v in values.items()]
+    if len(said) == 1:
+        return said.popitem()[1]
+    return [f"{title}: {', '.join(values)}" for title, values in said.items() if values]
 
 
 def _notes(number: int, rows: Mapping[tuple[str, ...], Numbers], *columns: str) -> tuple[str, ...]:

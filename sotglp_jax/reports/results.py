@@ -151,14 +151,14 @@ def check(results: Sequence[Result]) -> None:
 
 def grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Groups results by data set, the paper's in its order."""
-    found = _by(results, lambda r: r.dataset)
+    found = group_by(results, lambda r: r.dataset)
     order = [*BENCHMARKS, *sorted(found.keys() - BENCHMARKS.keys())]
     return {name: found[name] for name in order if name in found}
 
 
 def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Groups results by the name of the method, in the order of first appearance."""
-    return _by(results, lambda r: r.method["name"])
+    return group_by(results, lambda r: r.method["name"])
 
 
 def _check_protocols(results: Sequence[Result], vary: Sequence[str]) -> None:
@@ -228,7 +228,7 @@ def _seed_gaps(results: Sequence[Result]) -> list[str]:
     learned = [r for r in results if r.learns]
     every = {r.seed for r in learned}
     said = []
-    for group in _by(learned, identity).values():
+    for group in group_by(learned, identity).values():
         title, there = f"{group[0].folder} and its like", {r.seed for r in group}
         detected = {r.seed for r in group if "ood" in r.contents}
         if there != every:
@@ -240,10 +240,11 @@ def _seed_gaps(results: Sequence[Result]) -> list[str]:
 
 def by_value(results: Sequence[Result], name: str) -> dict[Any, list[Result]]:
     """Groups results by their value of a setting of the method, the lowest first."""
-    return dict(sorted(_by(results, lambda r: r.setting(name)).items()))
+    return dict(sorted(group_by(results, lambda r: r.setting(name)).items()))
 
 
-def _by(results: Sequence[Result], key: Callable[[Result], Any]) -> dict[Any, list[Result]]:
+def group_by(results: Sequence[Result], key: Callable[[Result], Any]) -> dict[Any, list[Result]]:
+    """Groups results by a key, in the order of first appearance."""
     groups: dict[Any, list[Result]] = {}
     for result in results:
         groups.setdefault(key(result), []).append(result)
@@ -262,13 +263,13 @@ def methods(results: Sequence[Result]) -> dict[str, list[Result]]:
     method that are not as usual stand in the title, of a variant those that not all its runs have.
     """
     order = [*by_method(results)]
-    groups = _by(results, lambda r: (r.baseline, order.index(r.method["name"])))
+    groups = group_by(results, lambda r: (r.baseline, order.index(r.method["name"])))
     found: dict[str, list[Result]] = {}
     for _, runs in sorted(groups.items()):
-        variants = _by(sorted(runs, key=lambda r: not r.full), lambda r: r.method["variant"])
+        variants = group_by(sorted(runs, key=lambda r: not r.full), lambda r: r.method["variant"])
         for variant in variants.values():
             kept = [r for group in grouped(variant).values() for r in at_usual(group)]
-            found |= dict(sorted(_by(kept, _entitle(variant)).items()))
+            found |= dict(sorted(group_by(kept, _entitle(variant)).items()))
     return found
 
 
