@@ -32,12 +32,15 @@ def main(arguments: argparse.Namespace) -> None:
     programs.keep()
     folder = arguments.folder.expanduser()
     found = finished.load(folder)
-    if not found.trained:
+    method, names = found.run.method, found.run.dataset.class_names
+    if not method.learns:
         raise InputError(f"{folder} is a run of zero-shot CLIP, which learned nothing.")
     counts, alike = learned.confusion(folder), learned.similarities(found)
-    print("\n".join(insights.lines(found, alike, counts)))
+    trees, contexts = (found.params, found.run.frozen), method.contexts(found.params)
+    tokenizer = found.run.clip.tokenizer
+    print("\n".join(insights.lines(names, *trees, tokenizer, contexts, alike, counts)))
     if arguments.out:
-        names, out = found.run.dataset.class_names, arguments.out.expanduser()
+        out = arguments.out.expanduser()
         try:
             heatmaps.draw(alike, counts, names).savefig(out, dpi=150)
         except OSError as error:

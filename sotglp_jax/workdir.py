@@ -89,11 +89,16 @@ def _check_settings(workdir: Path, ours: dict) -> None:
         raise InputError(
             f"{workdir / CONFIG} is damaged: choose another --workdir, or remove that one."
         ) from None
-    if found := differing(theirs, ours, EXECUTION):
+    if found := differing(theirs, ours, _may_differ(workdir)):
         raise InputError(
             f"{workdir} holds a run of another configuration, differing in "
             f"{', '.join(found)}: choose another --workdir, or remove that one."
         )
+
+
+def _may_differ(workdir: Path) -> tuple[str, ...]:
+    """Settings that a run may go on with other values of: after a divergence, the rate too."""
+    return (*EXECUTION, "train.lr") if (workdir / DIVERGED).exists() else EXECUTION
 
 
 def _lines(names: Sequence[str]) -> str:
