@@ -3,7 +3,7 @@
     python -m sotglp_jax.main --config=configs/reproduce.py:table=1
     python -m sotglp_jax.main --config=configs/reproduce.py:suite=demo
 
-says how many runs, images and hours that is; --yes runs what is missing and writes the report.
+says how many runs and images that is; --yes runs what is missing and writes the report.
 Table 1 is accuracy on the 11 data sets, 2 the ablation, 3 detection out of distribution, 4 numbers
 of shots; without `table` it is all four. The suite `demo` has the digits and the tiny CLIP instead,
 and without `table` also three ways to choose λ, three values of ε, and independent top-K.

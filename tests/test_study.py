@@ -94,10 +94,19 @@ def test_finished_runs_are_not_run_again(study, main):
     assert code == 0, err
     assert again == out[out.rindex("digits, ") :]
     assert [p.stat().st_mtime_ns for p in sorted(folder.glob("*/results.json"))] == before
-    code, one, err = main(*command, "--only=1", "--mode=eval")
-    assert code == 0 and f"[1 of 1] {folder}/" in one and "seed2" in one and "H" not in one, err
     code, _, err = main(*command, "--config.method.topk=4")
     assert code == 2 and "method.topk (10 there, 4 now)" in err
+
+
+def test_one_run_of_a_study_can_be_run_alone(monkeypatch, tmp_path, capsys):
+    ran = []
+    monkeypatch.setattr(studies, "run_one", lambda *arguments: ran.append(arguments))
+    config = shots.get_config()
+    studies.run_only(config, str(tmp_path), "train", 4)
+    single = studies.expand(config, str(tmp_path))[4]
+    ((alone, folder, mode),) = ran
+    assert (alone.shots, alone.seed, folder, mode) == (2, 2, str(single.folder), "train")
+    assert capsys.readouterr().out == f"[1 of 1] {folder}\n"  # and no table
 
 
 def written(config, folder, without=(), **more):
