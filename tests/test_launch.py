@@ -1,5 +1,6 @@
 """The scripts below launch/: their commands, and what they do when runs are cut off."""
 
+import importlib
 import json
 import os
 import shlex
@@ -244,29 +245,28 @@ def test_a_slurm_array_holds_what_is_not_finished(environment, clip_folder, tmp_
 
 
 @pytest.fixture
-def planned(monkeypatch):
-    """The commands of a sweep."""
+def sweeping(monkeypatch):
+    """The module launch/sweep.py."""
     monkeypatch.syspath_prepend(LAUNCH)
-    import sweep
-
-    def plan(*arguments):
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # ml_collections loads files the old way
-        return [job.command for job in sweep.plan(sweep.read(sweep.parse(arguments)))]
-
-    return plan
+    return importlib.import_module("sweep")
 
 
-def test_a_sweep_is_data_sets_by_shots_by_seeds_by_variants(planned, tmp_path):
+def studies_of(sweeping, *arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # ml_collections loads files so
+        return sweeping.read(sweeping.parse(arguments))
+
+
+def test_a_sweep_is_data_sets_by_shots_by_seeds_by_variants(sweeping, tmp_path):
     strings = [f"dataset={d},variant={v}" for d in ("eurosat", "dtd") for v in ("full", "no_vv")]
     configs = [f"--config=configs/shots.py:{string}" for string in strings]
     more = ("--config.method.topk=9", f"--workdir={tmp_path}")
-    commands = planned(*configs, *more)
+    studies = studies_of(sweeping, *configs, *more)
+    commands = [job.command for job in sweeping.plan(studies)]
     assert [command[-1] for command in commands] == [f"--only={i}" for i in range(15)] * 4
     assert [command[3] for command in commands] == [c for c in configs for _ in range(15)]
     assert all(set(more) < set(command) for command in commands)
-    assert planned(*configs, configs[0], *more) == commands  # a run of two studies counts once
+    assert len(sweeping.plan([*studies, studies[0]])) == len(commands)  # of two studies: once
 
 
 @pytest.mark.parametrize(
@@ -280,23 +280,28 @@ def test_a_sweep_is_data_sets_by_shots_by_seeds_by_variants(planned, tmp_path):
         ),
     ],
 )
-def test_a_sweep_refuses_what_is_no_study(planned, arguments, said):
+def test_a_sweep_refuses_what_is_no_study(sweeping, arguments, said):
     with pytest.raises(InputError, match=said):
-        planned(*arguments)
+        sweeping.plan(studies_of(sweeping, *arguments))
 
 
-def test_only_settings_go_to_the_runs_of_a_sweep(planned, capsys):
+def test_only_settings_go_to_the_runs_of_a_sweep(sweeping, capsys):
     with pytest.raises(SystemExit):
-        planned("--config=configs/shots.py", "--shots=1")
+        sweeping.parse(["--config=configs/shots.py", "--shots=1"])
     assert "--shots=1: only --config.KEY=VALUE goes to the runs" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_sweep_of_the_papers_tables_writes_the_report(environment, clip_folder, tmp_path):
-    config = f"--config=configs/reproduce.py:suite=demo,table=1,seed=1,clip={clip_folder}"
-    once = [f"--config.{x}" for x in ("train.epochs=1", "train.warmup_epochs=0")]
-    command = [sys.executable, LAUNCH / "sweep.py", config, f"--workdir={tmp_path}", *once]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"report: {tmp_path}/report/report.html" in done.stdout
-    assert (tmp_path / "report" / "table1.md").exists()
+def test_a_sweep_ends_with_what_its_studies_end_with(sweeping, monkeypatch, tmp_path, capsys):
+    """The report of configs/reproduce.py, the table of others, none of one with a run missing."""
+    monkeypatch.setattr(sweeping.reproduce, "write_report", lambda base: print(f"report of {base}"))
+    monkeypatch.setattr(sweeping.study, "table", lambda config, runs: f"table of {len(runs)}")
+    configs = ("reproduce.py:suite=demo,table=1", "shots.py", "shots.py:clip=other")
+    arguments = [f"--config=configs/{config}" for config in configs] + [f"--workdir={tmp_path}"]
+    studies = studies_of(sweeping, *arguments)
+    assert sweeping.conclude(studies, []) == 0
+    assert capsys.readouterr().out.splitlines() == [f"report of {tmp_path}", *["table of 15"] * 2]
+    missing = sweeping.Job(studies[2], 3)
+    assert sweeping.conclude(studies, [missing]) == 1
+    *concluded, said = capsys.readouterr().out.splitlines()
+    assert concluded == [f"report of {tmp_path}", "table of 15"]
+    assert said == f"no results: {missing.run.folder}, see {missing.run.folder}.log"
