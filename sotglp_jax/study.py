@@ -37,7 +37,7 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     run = hosts.together(lambda: prepare(config, folder))
     activation = run.zero_shot.towers.vision.activation
     print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
-    with too_large_said():
+    with _too_large_said():
         if mode == "train" and run.method:
             train(run)
         else:
@@ -45,7 +45,7 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
 
 
 @contextlib.contextmanager
-def too_large_said() -> Iterator[None]:
+def _too_large_said() -> Iterator[None]:
     """Makes an `InputError` of a device that is out of memory."""
     try:
         yield
