@@ -17,5 +17,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config = ood.get_config(arg)
     config.ood.sets = ood.SETS.get(config.dataset, ())
     names = ["full", *methods.load(config.method.name).variants]
-    settings = [(name, common.overrides(name, config.method.name)) for name in names]
+    settings = [(name, {"variant": name}) for name in names]
     return common.study(config, arg, "settings", (16,), settings)

@@ -1,17 +1,19 @@
-"""Data sets x shots x seeds x variants, each a run of the main command; at the end, the table.
+"""Runs what is not finished of studies, several runs at a time; at the end, their tables.
 
-  python launch/sweep.py --config=configs/fewshot.py:clip=ViT-B/16 --datasets=eurosat,dtd \
-      --shots=1,16 --seeds=1,2,3 --variant=no_vv --variant=K5:method.topk=5 --gpus=0,1,2,3
+  python launch/sweep.py --config=configs/shots.py:clip=ViT-B/16 --gpus=0,1,2,3
+  python launch/sweep.py --config=configs/shots.py:dataset={eurosat,dtd},variant={full,no_vv}
 
-Further arguments (--config.KEY=VALUE) go to every run. A run that has its results.json below --out
-is skipped and not looked at again: give other settings another --out. One that fails is started
-again up to --retries times, and goes on from its last checkpoint; bad input (exit code 2) is not
-retried. Ctrl-C lets the runs save and stops; the same line goes on. Exit code 1: some runs have no
-results. Each run's output is in its folder's name with .log.
+--config is repeated, once a study, as bash writes it from {braces}: the second line is 2 data sets
+x 2 variants x 5 numbers of shots x 3 seeds, each data set with its own defaults. Further arguments
+(--config.KEY=VALUE) go to every run; --workdir gets the run folders, and is named after the study
+if not given. Every run is the main command with --only, and its output is in its folder's name with
+.log. One that fails is started again up to --retries times, and goes on from its last checkpoint;
+bad input (exit code 2) is not retried. Ctrl-C lets the runs save and stops; the same line goes on.
+Exit code 1: some runs have no results, and their studies no table.
 
-On Slurm, --slurm="--partition=gpu --gpus=1 --time=4:00:00" submits one array of the runs that have
-no results, --jobs at a time, instead of starting them here. Later the same line submits what is
-left, and prints the table when nothing is.
+On Slurm, --slurm="--partition=gpu --gpus=1 --time=4:00:00" submits an array a study of the runs
+that are not finished, --jobs of each at a time, instead of starting them here. Later the same line
+submits what is left, and prints the tables when nothing is.
 
 --dry-run prints every command. Tested on CPUs, and the submission with a stand-in for sbatch.
 """
@@ -19,11 +21,8 @@ left, and prints the table when nothing is.
 import argparse
 import contextlib
 import dataclasses
-import itertools
-import json
 import os
 import queue
-import re
 import shlex
 import signal
 import subprocess
@@ -33,56 +32,70 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sotglp_jax.tables import CLASSIFIERS, spread
+from ml_collections import ConfigDict
+
+from sotglp_jax import reproduce, study
+from sotglp_jax.errors import InputError
+from sotglp_jax.main import load
 
 BAD_INPUT = 2  # the main command's exit code for what only the user can mend
+MAIN = (sys.executable, "-m", "sotglp_jax.main")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What a --config names.
+
+    Attributes:
+      config: of all its runs.
+      runs: in the order of the main command's --only.
+      command: the main command for all of them.
+    """
+
+    config: ConfigDict
+    runs: tuple[study.Single, ...]
+    command: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run.
+    """One run of a study, in a process of its own."""
 
-    Attributes:
-      group: data set, variant and shots: what the mean over seeds is taken of.
-      folder: the run folder.
-      command: of the process.
-    """
-
-    group: tuple[str, str, int]
-    folder: Path
-    command: tuple[str, ...]
+    study: Study
+    number: int
 
     @property
-    def results(self) -> Path:
-        """The file that a finished run has."""
-        return self.folder / "results.json"
+    def run(self) -> study.Single:
+        """The run."""
+        return self.study.runs[self.number]
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Of the process."""
+        return (*self.study.command, f"--only={self.number}")
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes, beside the run folder."""
+        return self.run.folder.with_name(self.run.folder.name + ".log")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The flags; `rest` holds what goes to every run."""
+    """Reads the flags; `rest` holds what goes to every run."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="FILE[:key=value,...] of every run")
-    parser.add_argument("--datasets", type=_list, required=True)
-    parser.add_argument("--shots", type=_numbers, default=[16])
-    parser.add_argument("--seeds", type=_numbers, default=[1, 2, 3])
     parser.add_argument(
-        "--variant",
-        action="append",
-        help="one of the configuration's, or NAME:KEY=VALUE,...; repeated, one a variant",
+        "--config", action="append", required=True, help="FILE[:key=value,...], a study; repeated"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--workdir", help="gets the run folders")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument(
-        "--gpus", type=_list, help="one run at a time on each of these; sets --jobs"
-    )
+    parser.add_argument("--gpus", help="0,1,...: one run at a time on each; sets --jobs")
     parser.add_argument("--retries", type=int, default=1)
     parser.add_argument("--slurm", help="sbatch's options")
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # a task of the array
     args, args.rest = parser.parse_known_args(argv)
     wrong = [x for x in args.rest if not x.startswith("--config.")]
     if wrong:
@@ -90,34 +103,36 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _list(text: str) -> list[str]:
-    return text.split(",")
+def read(args: argparse.Namespace) -> list[Study]:
+    """Reads the studies; one that is none is an `InputError`."""
+    workdir = [f"--workdir={args.workdir}"] if args.workdir else []
+    studies = []
+    for text in args.config:
+        config = load(text, args.rest)
+        if "study" not in config:
+            raise InputError(f"--config={text} is one run: take a study, such as configs/shots.py.")
+        command = (*MAIN, f"--config={text}", *workdir, *args.rest)
+        studies.append(Study(config, tuple(study.expand(config, args.workdir or "")), command))
+    return studies
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(x) for x in text.split(",")]
+def plan(studies: Sequence[Study]) -> list[Job]:
+    """Returns a job for every run that is not finished; one that two studies have counts once.
 
-
-def plan(args: argparse.Namespace) -> list[Job]:
-    """Every run of the sweep, seeds innermost."""
-    jobs = []
-    for dataset, text, shots, seed in itertools.product(
-        args.datasets, args.variant or ["full"], args.shots, args.seeds
-    ):
-        variant, _, values = text.partition(":")
-        stem = re.sub(r"[^\w.@-]+", "-", Path(dataset).stem)
-        folder = args.out / f"{stem}-{variant}-{shots}shot-seed{seed}"
-        separator = "," if ":" in args.config else ":"
-        config = f"{args.config}{separator}dataset={dataset},shots={shots},seed={seed}"
-        if variant != "full" and not values:
-            config += f",variant={variant}"
-        overrides = [f"--config.{x}" for x in values.split(",") if x]
-        command = [sys.executable, "-m", "sotglp_jax.main", f"--config={config}"]
-        command += [f"--workdir={folder}", *args.rest, *overrides]
-        jobs.append(Job((dataset, variant, shots), folder, tuple(command)))
-    if len({job.folder for job in jobs}) < len(jobs):
-        sys.exit("error: two data sets or variants have the same name: their folders would clash.")
-    return jobs
+    Raises:
+      InputError: two studies have different runs of one name.
+    """
+    jobs, configs = {}, {}
+    for one in studies:
+        for number, run in enumerate(one.runs):
+            if configs.setdefault(run.folder, run.config).to_json() != run.config.to_json():
+                raise InputError(
+                    f"two studies have different runs of the name {run.folder}: start them one "
+                    "after the other, each with a --workdir of its own."
+                )
+            if not run.finished:
+                jobs.setdefault(run.folder, Job(one, number))
+    return list(jobs.values())
 
 
 class Pool:
@@ -147,14 +162,14 @@ class Pool:
             if self._stop.is_set():
                 return
             code = self._attempt(job)
-            done = job.results.exists()
-            print(f"{job.folder.name}: {'done' if done else f'exit code {code}'}", flush=True)
+            done = job.run.finished
+            print(f"{job.run.folder.name}: {'done' if done else f'exit code {code}'}", flush=True)
             if done or code == BAD_INPUT:
                 return
 
     def _attempt(self, job: Job) -> int:
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
-        with self._slot() as slot, log_of(job).open("a") as log:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with self._slot() as slot, job.log.open("a") as log:
             process = subprocess.Popen(
                 job.command,
                 env=os.environ | slot,
@@ -183,66 +198,66 @@ class Pool:
             process.terminate()
 
 
-def log_of(job: Job) -> Path:
-    """Where a run's output goes, beside its folder."""
-    return job.folder.with_name(job.folder.name + ".log")
+def submit(args: argparse.Namespace, studies: Sequence[Study], jobs: Sequence[Job]) -> int:
+    """Submits an array a study of the jobs; returns the exit code."""
+    for one in studies:
+        left = [job for job in jobs if job.study is one]
+        if not left:
+            continue
+        command = submission(args, left)
+        print(shlex.join(command), flush=True)
+        if not args.dry_run:
+            left[0].log.parent.mkdir(parents=True, exist_ok=True)
+            if code := subprocess.run(command).returncode:
+                return code
+    return 0
 
 
 def submission(args: argparse.Namespace, jobs: Sequence[Job]) -> list[str]:
-    """The sbatch command for the runs without results, each a task that starts this script."""
-    left = ",".join(str(i) for i, job in enumerate(jobs) if not job.results.exists())
-    given = [x for x in sys.argv if x != "--dry-run"]
-    task = shlex.join([sys.executable, *given]) + " --only=$SLURM_ARRAY_TASK_ID"
+    """Returns the sbatch command for jobs of one study, each a task of its array."""
+    array = ",".join(str(job.number) for job in jobs)
+    task = shlex.join(jobs[0].study.command) + " --only=$SLURM_ARRAY_TASK_ID"
     options = ["--requeue", "--open-mode=append", "--signal=B:TERM@120"]
-    options += [f"--output={args.out}/slurm-%A-%a.out", *shlex.split(args.slurm)]
-    return ["sbatch", f"--array={left}%{args.jobs}", *options, f"--wrap=exec {task}"]
+    options += [f"--output={jobs[0].log.parent}/slurm-%A-%a.out", *shlex.split(args.slurm)]
+    return ["sbatch", f"--array={array}%{args.jobs}", *options, f"--wrap=exec {task}"]
 
 
-def table(jobs: Sequence[Job]) -> str:
-    """Accuracies in percent: mean and standard deviation (n - 1) over the seeds."""
-    groups: dict[tuple, list[dict]] = {}
-    for job in jobs:
-        found = groups.setdefault(job.group, [])
-        if job.results.exists():
-            found.append(json.loads(job.results.read_text())["accuracy"])
-    head = f"{'data set':<20}{'variant':<14}{'shots':>5}{'seeds':>7}"
-    lines = [head + "".join(f"{name:>14}" for name in CLASSIFIERS)]
-    for (dataset, variant, shots), found in groups.items():
-        cells = "".join(f"{_cell([x[c] for x in found if c in x]):>14}" for c in CLASSIFIERS)
-        lines.append(f"{Path(dataset).stem:<20}{variant:<14}{shots:>5}{len(found):>7}{cells}")
-    return "\n".join(lines)
-
-
-def _cell(values: Sequence[float]) -> str:
-    return spread([100 * x for x in values]) if values else "-"
+def conclude(studies: Sequence[Study], jobs: Sequence[Job]) -> int:
+    """Shows the tables of what is finished, and says what is not; returns the exit code."""
+    failed = [job for job in jobs if not job.run.finished]
+    missing = {job.run.folder for job in failed}
+    for one in studies:
+        if missing.isdisjoint(run.folder for run in one.runs):
+            if one.config.study.table == "report":
+                reproduce.write_report(one.runs[0].folder.parent)
+            else:
+                print(study.table(one.config, one.runs))
+    for job in failed:
+        print(f"no results: {job.run.folder}, see {job.log}")
+    return int(bool(failed))
 
 
 def main() -> int:
     """Returns the exit code."""
     args = parse(sys.argv[1:])
-    jobs = plan(args)
-    if args.only is not None:
-        jobs, args.slurm = [jobs[args.only]], None
-    left = [job for job in jobs if not job.results.exists()]
-    if args.slurm is not None and left:
-        command = submission(args, jobs)
-        print(shlex.join(command))
-        if args.dry_run:
-            return 0
-        args.out.mkdir(parents=True, exist_ok=True)
-        return subprocess.run(command).returncode
-    slots = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in args.gpus or ()] or [{}] * args.jobs
+    studies = read(args)
+    jobs = plan(studies)
+    if args.slurm is not None and jobs:
+        return submit(args, studies, jobs)
     if args.dry_run:
-        print("\n".join(shlex.join(job.command) for job in left))
+        print("\n".join(shlex.join(job.command) for job in jobs))
         return 0
-    print(f"{len(jobs)} runs, {len(jobs) - len(left)} of them finished", flush=True)
-    Pool(slots, args.retries).run(left)
-    print(table(jobs))
-    failed = [job for job in jobs if not job.results.exists()]
-    for job in failed:
-        print(f"no results: {job.folder}, see {log_of(job)}")
-    return int(bool(failed))
+    total = len({run.folder for one in studies for run in one.runs})
+    print(f"{total} runs, {total - len(jobs)} of them finished", flush=True)
+    gpus = args.gpus.split(",") if args.gpus else ()
+    slots = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * args.jobs
+    Pool(slots, args.retries).run(jobs)
+    return conclude(studies, jobs)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)

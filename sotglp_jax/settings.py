@@ -38,6 +38,7 @@ LEAST = {
 # Keys that decide other defaults, by their names in the string behind the config file.
 CHOSEN_FIRST = {"dataset": "dataset", "clip.name": "clip", "method.name": "method"}
 CHOSEN_FIRST |= {"recipe": "recipe", "variant": "variant"}
+CHOSEN_BY_NAME = CHOSEN_FIRST | {"shots": "shots", "seed": "seed", "protocol": "protocol"}
 RESERVED = ("test", "mean", "average")  # in results, among the names of out-of-distribution sets
 
 
@@ -123,6 +124,5 @@ def defaults(chosen: Mapping) -> dict:
     """Returns today's flat settings for what flat settings choose by name, nothing else changed."""
     from configs import common  # which makes configurations of this package's parts
 
-    by_name = CHOSEN_FIRST | {"shots": "shots", "seed": "seed", "protocol": "protocol"}
-    given = {name: chosen[key] for key, name in by_name.items() if key in chosen}
+    given = {name: chosen[key] for key, name in CHOSEN_BY_NAME.items() if key in chosen}
     return flatten(common.make(**given))

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from sotglp_jax import hosts, tables, workdir
 from sotglp_jax.errors import InputError
 from sotglp_jax.run import prepare
-from sotglp_jax.settings import differing, flatten
+from sotglp_jax.settings import CHOSEN_BY_NAME, defaults, differing, flatten, unflatten
 
 
 def run_one(config: ConfigDict, folder: str, mode: str) -> None:
@@ -37,7 +37,7 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     run = hosts.together(lambda: prepare(config, folder))
     activation = run.clip.activation
     print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
-    with too_large_said():
+    with _too_large_said():
         if mode == "train" and run.method.learns:
             train(run)
         else:
@@ -45,7 +45,7 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
 
 
 @contextlib.contextmanager
-def too_large_said() -> Iterator[None]:
+def _too_large_said() -> Iterator[None]:
     """Makes an `InputError` of a device that is out of memory."""
     try:
         yield
@@ -197,12 +197,13 @@ def _axes(config: ConfigDict) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _single(config: ConfigDict, setting: tuple, shots: int, seed: int) -> tuple[str, ConfigDict]:
-    label, overrides = setting
-    single = ConfigDict(config.to_dict())
-    del single.study
-    single.shots, single.seed = shots, seed
-    single.update_from_flattened_dict(dict(overrides))
-    return label, single
+    """A run of its own: what follows from its choices, what was changed of that, its setting."""
+    label, overrides = setting[0], {"shots": shots, "seed": seed} | dict(setting[1])
+    study = flatten(ConfigDict({k: x for k, x in config.to_dict().items() if k != "study"}))
+    usual = defaults(study)
+    changed = {key: x for key, x in study.items() if usual.get(key) != x}
+    own = defaults(study | {key: x for key, x in overrides.items() if key in CHOSEN_BY_NAME})
+    return label, unflatten(own | {k: x for k, x in changed.items() if k in own} | overrides)
 
 
 def _alike(configs: Sequence[ConfigDict]) -> set[str]:

@@ -1,5 +1,6 @@
 """The scripts below launch/: their commands, and what they do when runs are cut off."""
 
+import importlib
 import json
 import os
 import shlex
@@ -7,10 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import yaml
+
+from configs import shots
+from sotglp_jax import study
+from sotglp_jax.errors import InputError
+from sotglp_jax.settings import flatten
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -163,11 +170,12 @@ def test_gke_has_one_pod_a_host():
     assert "--distributed=auto" in script
 
 
-def sweep(environment, clip_folder, out, *more):
-    arguments = [f"--config=configs/fewshot.py:clip={clip_folder}", f"--out={out}", "--shots=1"]
-    arguments += ["--seeds=1,2", "--variant=wo-V-V:method.vv=False", "--jobs=2"]
+def sweep(environment, clip_folder, out, *more, datasets=("digits",)):
+    string = f"clip={clip_folder},shots=1,variant=no_vv"
+    arguments = [f"--config=configs/shots.py:dataset={x},{string}" for x in datasets]
+    arguments += [f"--workdir={out}", "--config.study.seeds=(1, 2)", "--jobs=2"]
     arguments += [f"--config.train.{x}" for x in ("epochs=40", "warmup_epochs=1", "log_every=1")]
-    arguments += ["--config.train.checkpoint_every=2", "--config.transport.iterations=2"]
+    arguments += ["--config.train.checkpoint_every=2", "--config.method.topk=9"]
     return subprocess.Popen(
         [sys.executable, LAUNCH / "sweep.py", *arguments, *more],
         env=environment,
@@ -178,12 +186,13 @@ def sweep(environment, clip_folder, out, *more):
     )
 
 
-def kill_when_training(folder):
+def kill_when_training(workdir, folder, number):
     """Ends the process of a run from outside, as a machine without memory does."""
     while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
         time.sleep(0.05)
+    wanted = {f"--workdir={workdir}".encode(), f"--only={number}".encode()}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        if f"--workdir={folder}".encode() in path.read_bytes().split(b"\0"):
+        if wanted <= set(path.read_bytes().split(b"\0")):
             os.kill(int(path.parent.name), signal.SIGKILL)
 
 
@@ -192,9 +201,9 @@ def test_a_sweep_retries_what_is_killed_skips_what_is_finished_and_prints_the_ta
     environment, clip_folder, tmp_path
 ):
     out = tmp_path / "sweep"
-    process = sweep(environment, clip_folder, out, "--datasets=digits")
-    first = out / "digits-wo-V-V-1shot-seed1"
-    kill_when_training(first)
+    process = sweep(environment, clip_folder, out)
+    first = out / f"digits-{clip_folder.name}-1shot-seed1-no_vv"
+    kill_when_training(out, first, 0)
     said, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert f"{first.name}: exit code -9" in said and f"{first.name}: done" in said
@@ -203,41 +212,96 @@ def test_a_sweep_retries_what_is_killed_skips_what_is_finished_and_prints_the_ta
     assert [r["config"]["seed"] for r in results] == [1, 2]
     assert not any(r["config"]["method.vv"] for r in results)
     a, b = (100 * r["accuracy"]["fused"] for r in results)
-    row = said.splitlines()[-1]
-    assert row.split()[:4] == ["digits", "wo-V-V", "1", "2"]
-    assert f"{(a + b) / 2:.1f} ± {abs(a - b) / 2**0.5:.1f}" in row
+    table = said[said.index("digits, ") :]
+    assert f"{(a + b) / 2:.1f} ± {abs(a - b) / 2**0.5:.1f}" in table and "seeds 1, 2" in table
 
-    process = sweep(environment, clip_folder, out, "--datasets=digits,nothing")
+    process = sweep(environment, clip_folder, out, datasets=("digits", "nothing"))
     again, err = process.communicate(timeout=300)
     assert process.returncode == 1 and "4 runs, 2 of them finished" in again
-    assert row in again and "digits-wo-V-V-1shot-seed1:" not in again
+    assert table in again and f"{first.name}:" not in again
     assert again.count("exit code 2") == 2  # bad input is not retried
-    assert (
-        "no results: " in again and "no known name" in next(out.glob("nothing*1.log")).read_text()
-    )
+    assert "no results: " in again and "no known name" in next(out.glob("nothing*.log")).read_text()
 
 
 def test_a_slurm_array_holds_what_is_not_finished(environment, clip_folder, tmp_path):
-    done = tmp_path / "digits-wo-V-V-1shot-seed1"
-    done.mkdir()
-    (done / "results.json").write_text('{"accuracy": {}}')
+    config = shots.get_config(f"clip={clip_folder},shots=1,seed=1,variant=no_vv")
+    config.train.update(epochs=40, warmup_epochs=1)
+    config.method.topk = 9
+    (done,) = study.expand(config, str(tmp_path))
+    done.folder.mkdir()
+    (done.folder / "results.json").write_text(json.dumps({"config": flatten(done.config)}))
     stand_in(tmp_path / "bin", "sbatch", f'printf "%s\\n" "$@" > {tmp_path}/calls')
     path = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    process = sweep(
-        environment | path, clip_folder, tmp_path, "--datasets=digits", "--slurm=-p gpu --gpus=1"
-    )
+    slurm = "--slurm=-p gpu --gpus=1"
+    process = sweep(environment | path, clip_folder, tmp_path, slurm)
     _, err = process.communicate()
     assert process.returncode == 0, err
     *options, task = (tmp_path / "calls").read_text().splitlines()
     assert options[0] == "--array=1%2" and options[-3:] == ["-p", "gpu", "--gpus=1"]
-    command = task.removeprefix("--wrap=exec ").replace("$SLURM_ARRAY_TASK_ID", "1") + " --dry-run"
-    shown = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True)
-    assert shown.stdout.count("\n") == 1 and "seed=2" in shown.stdout, shown.stderr
+    words = shlex.split(task.removeprefix("--wrap="))
+    assert words[:4] == ["exec", sys.executable, "-m", "sotglp_jax.main"]
+    assert words[-1] == "--only=$SLURM_ARRAY_TASK_ID" and f"--workdir={tmp_path}" in words
+    assert "--config.study.seeds=(1, 2)" in words
 
 
-def test_a_sweep_knows_the_configurations_variants(environment, clip_folder, tmp_path):
-    more = ("--datasets=digits", "--variant=no_ot", "--variant=full", "--dry-run")
-    said, _ = sweep(environment, clip_folder, tmp_path, *more).communicate()
-    commands = [line for line in said.splitlines() if "seed=1" in line]
-    assert ["variant=no_ot" in line for line in commands] == [False, True, False]
-    assert "--config.method.vv=False" in commands[0] and "method.vv" not in commands[2]
+@pytest.fixture
+def sweeping(monkeypatch):
+    """The module launch/sweep.py."""
+    monkeypatch.syspath_prepend(LAUNCH)
+    return importlib.import_module("sweep")
+
+
+def studies_of(sweeping, *arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # ml_collections loads files so
+        return sweeping.read(sweeping.parse(arguments))
+
+
+def test_a_sweep_is_data_sets_by_shots_by_seeds_by_variants(sweeping, tmp_path):
+    strings = [f"dataset={d},variant={v}" for d in ("eurosat", "dtd") for v in ("full", "no_vv")]
+    configs = [f"--config=configs/shots.py:{string}" for string in strings]
+    more = ("--config.method.topk=9", f"--workdir={tmp_path}")
+    studies = studies_of(sweeping, *configs, *more)
+    commands = [job.command for job in sweeping.plan(studies)]
+    assert [command[-1] for command in commands] == [f"--only={i}" for i in range(15)] * 4
+    assert [command[3] for command in commands] == [c for c in configs for _ in range(15)]
+    assert all(set(more) < set(command) for command in commands)
+    assert len(sweeping.plan([*studies, studies[0]])) == len(commands)  # of two studies: once
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=configs/fewshot.py"], "--config=configs/fewshot.py is one run"),
+        (["--config=configs/shots.py", "--config.method.nothing=1"], "nothing=1: no such key"),
+        (
+            ["--config=configs/shots.py:dataset=/a/x", "--config=configs/shots.py:dataset=/b/x"],
+            "two studies have different runs of the name",
+        ),
+    ],
+)
+def test_a_sweep_refuses_what_is_no_study(sweeping, arguments, said):
+    with pytest.raises(InputError, match=said):
+        sweeping.plan(studies_of(sweeping, *arguments))
+
+
+def test_only_settings_go_to_the_runs_of_a_sweep(sweeping, capsys):
+    with pytest.raises(SystemExit):
+        sweeping.parse(["--config=configs/shots.py", "--shots=1"])
+    assert "--shots=1: only --config.KEY=VALUE goes to the runs" in capsys.readouterr().err
+
+
+def test_a_sweep_ends_with_what_its_studies_end_with(sweeping, monkeypatch, tmp_path, capsys):
+    """The report of configs/reproduce.py, the table of others, none of one with a run missing."""
+    monkeypatch.setattr(sweeping.reproduce, "write_report", lambda base: print(f"report of {base}"))
+    monkeypatch.setattr(sweeping.study, "table", lambda config, runs: f"table of {len(runs)}")
+    configs = ("reproduce.py:suite=demo,table=1", "shots.py", "shots.py:clip=other")
+    arguments = [f"--config=configs/{config}" for config in configs] + [f"--workdir={tmp_path}"]
+    studies = studies_of(sweeping, *arguments)
+    assert sweeping.conclude(studies, []) == 0
+    assert capsys.readouterr().out.splitlines() == [f"report of {tmp_path}", *["table of 15"] * 2]
+    missing = sweeping.Job(studies[2], 3)
+    assert sweeping.conclude(studies, [missing]) == 1
+    *concluded, said = capsys.readouterr().out.splitlines()
+    assert concluded == [f"report of {tmp_path}", "table of 15"]
+    assert said == f"no results: {missing.run.folder}, see {missing.run.folder}.log"

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common, sensitivity
+from configs import common, sensitivity, shots
 from sotglp_jax import study as studies
 from sotglp_jax import tables
 from sotglp_jax.data import datasets
 from sotglp_jax.data.sources import choose_classes
 from sotglp_jax.errors import InputError
 from sotglp_jax.run import prepare
+from sotglp_jax.settings import flatten
+from sotglp_jax.workdir import check_same
 
 SHORT = (
     "--config.train.epochs=1",
@@ -95,6 +97,49 @@ def test_finished_runs_are_not_run_again(study, main):
     assert [p.stat().st_mtime_ns for p in sorted(folder.glob("*/results.json"))] == before
     code, _, err = main(*command, "--config.method.topk=4")
     assert code == 2 and "method.topk (10 there, 4 now)" in err
+
+
+def test_one_run_of_a_study_can_be_run_alone(monkeypatch, tmp_path, capsys):
+    ran = []
+    monkeypatch.setattr(studies, "run_one", lambda *arguments: ran.append(arguments))
+    config = shots.get_config()
+    studies.run_only(config, str(tmp_path), "train", 4)
+    single = studies.expand(config, str(tmp_path))[4]
+    ((alone, folder, mode),) = ran
+    assert (alone.shots, alone.seed, folder, mode) == (2, 2, str(single.folder), "train")
+    assert capsys.readouterr().out == f"[1 of 1] {folder}\n"  # and no table
+
+
+def written(config, folder, without=(), **more):
+    """The only run of a study, and its results as a version without some settings wrote them."""
+    (single,) = studies.expand(config, str(folder))
+    theirs = {k: x for k, x in flatten(config).items() if k.split(".")[0] != "study"}
+    theirs = {k: x for k, x in theirs.items() if k not in without} | more
+    single.folder.mkdir()
+    (single.folder / "results.json").write_text(json.dumps({"config": theirs}))
+    (single.folder / "config.json").write_text(json.dumps(theirs))
+    return single
+
+
+NEWER = ("train.batch_size", "data.flip", "variant", "targets")
+
+
+def test_a_setting_that_an_older_run_lacks_had_its_default(tmp_path):
+    arg = "dataset=eurosat,recipe=official,shots=1,seed=1"
+    single = written(shots.get_config(arg), tmp_path, without=NEWER)
+    assert single.finished
+    check_same(single.folder, flatten(single.config), ())
+    single.config.train.batch_size = 32  # of the recipe, but not of this data set in it
+    assert not single.finished
+    with pytest.raises(InputError, match=r"in train.batch_size \(default 10 there, 32 now\):"):
+        check_same(single.folder, flatten(single.config), ())
+
+
+def test_a_setting_that_is_gone_makes_a_difference(tmp_path):
+    single = written(shots.get_config("shots=1,seed=1"), tmp_path, **{"method.old": 3})
+    assert not single.finished
+    with pytest.raises(InputError, match=r"in method.old \(3 there, no such setting now\):"):
+        check_same(single.folder, flatten(single.config), ())
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +383,8 @@ def test_scores_of_detection_have_titles_for_any_method():
         (["--config=configs/domain_shift.py"], "dataset imagenet is not below"),
         (["--config=configs/fewshot.py", "--config.data.classes=old"], "data.classes"),
         (["--config=configs/fewshot.py:targets=nothing"], "no known name"),
+        (["--config=configs/fewshot.py", "--only=0"], "--only names a run of a study"),
+        (["--config=configs/shots.py", "--only=15"], "--only=15 is past the study's runs"),
     ],
 )
 def test_bad_studies_are_one_sentence_and_exit_code_2(main, arguments, said, tmp_path):
