@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from sotglp_jax import exported, finished, outputs
 from sotglp_jax.data import pictures

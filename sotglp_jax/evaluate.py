@@ -1,4 +1,4 @@
-"""Evaluation of a run: one pass over the test images for all evaluators, results.json, the table."""
+"""Evaluation: one pass over the test images for all evaluators, results.json, the table."""
 
 import dataclasses
 import functools
@@ -76,12 +76,14 @@ class Observer:
             real = found != PADDING
             places = [i - first for i in shown if first <= i < first + len(real)]
             if places:
-                pictures.append(jax.tree.map(lambda x: np.asarray(x)[places], observed["maps"]))
+                pictures.append({k: np.asarray(x)[places] for k, x in observed["maps"].items()})
             kept = jax.device_get({k: x for k, x in observed.items() if k not in SHOWN})
             values.append(jax.tree.map(lambda x, real=real: x[real], kept))
             labels.append(found[real])
             first += int(real.sum())
-        joined = [jax.tree.map(lambda *x: np.concatenate(x), *x) if x else {} for x in (values, pictures)]
+        joined = [
+            jax.tree.map(lambda *x: np.concatenate(x), *x) if x else {} for x in (values, pictures)
+        ]
         return np.concatenate(labels), *joined
 
 

@@ -3,9 +3,12 @@
 Flags only; everything heavy is imported after they are known to be sound.
 """
 
+import difflib
 import os
+import re
 from collections.abc import Sequence
 from logging import WARNING, Formatter
+from typing import NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -45,11 +48,12 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     except flags.Error as error:
         raise InputError(f"{str(error).splitlines()[0]}; --help lists the flags.") from None
     except (AttributeError, KeyError) as error:
-        key = str(error).rpartition(":")[2].strip(" \"'")
+        named = re.search(r"(\w+)['\"]?(\n|$)", str(error))  # of a line, the last word
+        key = named[1] if named else ""
         given = [a for a in argv if a.startswith("--config.") and key in a.split("=")[0]]
         if not given:
             raise
-        raise InputError(f"{given[0]}: no such key; configs/common.py has them all.") from None
+        _refuse_key(given[0], next(a for a in argv if a.startswith("--config=")))
     except OSError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"the file that --config names cannot be read: {reason}.") from None
@@ -58,6 +62,21 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     if given := values.config and config_flags.get_override_values(values["config"]):
         _check_overrides(given)
     return rest
+
+
+def _refuse_key(given: str, config: str) -> NoReturn:
+    """Says which keys there are where `given` names one that is not there, the nearest first."""
+    *path, key = given.removeprefix("--config.").partition("=")[0].split(".")
+    part, place = load(config.removeprefix("--config="), ()), "the configuration"
+    for name in path:
+        if not isinstance(part.get(name), ConfigDict):
+            key = name
+            break
+        part, place = part[name], name
+    place = part.name if place == "method" else place
+    near = difflib.get_close_matches(key, part.keys(), 1)
+    names = [*near, *(name for name in part.keys() if name not in near and name != "name")]
+    raise InputError(f"{given}: no `{key}` in {place}; it has {', '.join(names)}.") from None
 
 
 def _check_overrides(given: dict) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sotglp_jax import hosts, study
+from sotglp_jax import hosts, methods, study
 from sotglp_jax.data import datasets, loader
 from sotglp_jax.data.catalog import ENTRIES
 from sotglp_jax.errors import InputError
@@ -83,12 +83,10 @@ def size(config: ConfigDict) -> Size:
     """Returns a run's size, by the catalogue where that has the data set."""
     classes, tests = _counts(config.dataset, config.data.root)
     batch, shots = config.train.batch_size, classes * config.shots
-    steps = config.train.epochs * loader.steps_per_epoch(shots, batch) * _learns(config)
+    method = methods.make(config.method, towers=None)
+    epochs = sum(stage.epochs for stage in method.stages(config.train))
+    steps = epochs * loader.steps_per_epoch(shots, batch)
     return Size(steps, steps * min(batch, shots), tests + sum(_outside(config)))
-
-
-def _learns(config: ConfigDict) -> bool:
-    return config.method.name != "zeroshot"
 
 
 @functools.cache

@@ -18,7 +18,6 @@ from sotglp_jax.data.sources import Dataset, Source, choose_classes
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import Method, Stage
 from sotglp_jax.methods.zeroshot import ZeroShot
-from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.settings import DTYPES, flatten, validate
 
 

@@ -99,6 +99,4 @@ def name_shardings(packed: PackedClasses, mesh: Mesh) -> PackedClasses:
     """How the arrays of packed class names are divided: the names alone."""
     whole, spread = replicated(mesh), divided(mesh)
     shardings = jax.tree.map(lambda _: whole, packed)
-    return shardings.replace(
-        names=jax.tree.map(lambda _: spread, packed.names), members=spread
-    )
+    return shardings.replace(names=jax.tree.map(lambda _: spread, packed.names), members=spread)

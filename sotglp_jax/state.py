@@ -27,14 +27,12 @@ def sgd(
       weight_decay: factor on the parameters.
       decay: factors on the weight decay by the name of the parameter, 1 for all others.
     """
-    decay = decay or {}
 
     def decayed(gradient: Params, params: Params) -> Params:
+        factors = {name: weight_decay * (decay or {}).get(name, 1.0) for name in gradient}
         return {
             name: jax.tree.map(
-                lambda g, x, factor=weight_decay * decay.get(name, 1.0): g + factor * x,
-                gradient[name],
-                params[name],
+                lambda g, x, f=factors[name]: g + f * x, gradient[name], params[name]
             )
             for name in gradient
         }

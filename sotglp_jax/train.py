@@ -93,7 +93,9 @@ def train_step(
 
     def objective(moving: Params, params: Params, moment: Moment):
         params = params | moving
-        image = seen if method.frozen_images else method.encode_images(params, frozen, batch["image"])
+        image = (
+            seen if method.frozen_images else method.encode_images(params, frozen, batch["image"])
+        )
         text = method.encode_classes(params, frozen, names)
         values, metrics = method.loss(params, frozen, text, image, labels, moment)
         means = {k: masked_mean(x, labels) for k, x in ({"loss": values} | metrics).items()}
@@ -174,7 +176,9 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
     make = jax.jit(run.method.fixed, out_shardings=sharding.replicated(mesh))
     frozen = frozen | {"fixed": make(frozen, run.packed(texts, mesh))}
     optimizer = make_optimizer(run.method, config)
-    batches = (sharding.put_batch(batch, mesh) for batch in features.train_batches(run, mesh, start))
+    batches = (
+        sharding.put_batch(batch, mesh) for batch in features.train_batches(run, mesh, start)
+    )
     before, began = meta["train_seconds"], time.monotonic()
     stages = parts(run.stages, run.steps_per_epoch)
     part, program = next(p for p in stages if start < p.end), None
@@ -214,7 +218,7 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
 
 
 def _between(state: State, ended: Stage, optimizer: optax.GradientTransformation) -> State:
-    """The state that the next stage starts from: a new optimizer, and the average if there is one."""
+    """The state that the next stage starts from: a new optimizer, and the average if any."""
     if ended.average:
         zeros = jax.tree.map(jnp.zeros_like, state["average"])
         state = state | {"params": state["average"], "average": zeros}
@@ -240,7 +244,9 @@ class _Recorder:
             return
         checkpoints.remove(step - 1)  # its weights gave that loss
         lr = self._run.config.train.lr
-        workdir.write(self._run.workdir / workdir.DIVERGED, json.dumps({"step": step, "train.lr": lr}))
+        workdir.write(
+            self._run.workdir / workdir.DIVERGED, json.dumps({"step": step, "train.lr": lr})
+        )
         raise InputError(
             f"loss or weights are not finite at step {step}: lower --config.train.lr or set "
             "--config.precision=float32; the last good checkpoint is of step "
@@ -254,9 +260,7 @@ class _Recorder:
             self.check(step, metrics, checkpoints)
         step, now, part = fetched[-1][0], time.monotonic(), self._part
         speed = (step - self._last) / (now - self._time)
-        means = {
-            k: float(np.mean([m[k] for _, m in fetched if k in m])) for k in fetched[-1][1]
-        }
+        means = {k: float(np.mean([m[k] for _, m in fetched if k in m])) for k in fetched[-1][1]}
         means |= {
             "learning_rate": float(learning_rate(part.stage, part.epoch(step - 1))),
             "images_per_second": speed * self._run.config.train.batch_size,
@@ -268,9 +272,11 @@ class _Recorder:
             self._writer = create_writer(self._run.workdir, self._start)
         self._writer.write_scalars(step, means)
         self._pending, self._last, self._time = [], step, now
-        first = next(iter(self._run.method.logits))
-        shown = {first or "accuracy": means[k] for k in [f"accuracy_{first}"] if k in means}
-        return {"loss": f"{means['loss']:.3f}"} | {k: f"{x:.0%}" for k, x in shown.items()}
+        decides = next(iter(self._run.method.logits))
+        shown = {"loss": f"{means['loss']:.3f}"}
+        if (accuracy := means.get(f"accuracy_{decides}")) is not None:
+            shown[decides] = f"{accuracy:.0%}"
+        return shown
 
     def close(self) -> None:
         if self._writer:

@@ -42,8 +42,13 @@ PACKAGES += ("pillow", "scikit-learn")
 
 
 def default_path(config: ConfigDict) -> Path:
-    """runs/<dataset>-<clip>-<shots>shot-seed<seed>, or -zeroshot; half and variant at the end."""
+    """runs/<dataset>-<clip>-<shots>shot-seed<seed>, or -zeroshot; half and variant at the end.
+
+    A method other than SOT-GLP stands before the shots.
+    """
     tail = f"{config.shots}shot-seed{config.seed}" if config.shots else "zeroshot"
+    if config.shots and config.method.name != "sotglp":
+        tail = f"{config.method.name.rpartition(':')[2].lower()}-{tail}"
     if config.data.classes != "all":
         tail += f"-{config.data.classes}"
     if config.shots and config.variant != "full":

@@ -5,7 +5,6 @@ Scores are high in distribution. A method without local features has no score th
 
 from collections.abc import Iterator, Mapping
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 

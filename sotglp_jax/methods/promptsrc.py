@@ -104,7 +104,7 @@ class PromptSrc(Method):
         }
 
     def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
-        """One stage whose parameters are averaged with the weights of a Gaussian over its epochs."""
+        """One stage whose parameters are averaged, weighted by a Gaussian over its epochs."""
         distance = (np.arange(1, train["epochs"] + 1) - self.average_mean) / self.average_std
         weights = np.exp(-0.5 * (distance**2 - np.min(distance**2)))
         (stage,) = super().stages(train)
@@ -129,7 +129,9 @@ class PromptSrc(Method):
     def fixed(self, frozen: dict, names: Any) -> dict:
         """The teacher's text features (C, D): unit means over its sentences' plain features."""
         sentences = self.towers.texts(frozen, names)[:, 0]
-        of_class = sentences.reshape(-1, len(TEMPLATES.read_text().splitlines()), sentences.shape[-1])
+        of_class = sentences.reshape(
+            -1, len(TEMPLATES.read_text().splitlines()), sentences.shape[-1]
+        )
         return {"text": unit(of_class.mean(1))}
 
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:

@@ -391,7 +391,10 @@ class SotGlp(Method):
         """Correctly classified images for each pair of `GRID`."""
         logits = self.score(params, frozen, text, image).logits
         return jnp.stack(
-            [jnp.sum((a * logits["global"] + b * logits["local"]).argmax(-1) == labels) for a, b in GRID]
+            [
+                jnp.sum((a * logits["global"] + b * logits["local"]).argmax(-1) == labels)
+                for a, b in GRID
+            ]
         )
 
 

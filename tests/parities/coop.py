@@ -4,8 +4,8 @@ import numpy as np
 from goldens import compute as function_of
 from goldens import descend, draw_images, generator, load_clip, normal, packed
 
-from sotglp_jax.methods.coop import CoOp
 from sotglp_jax.methods.contract import Stage
+from sotglp_jax.methods.coop import CoOp
 from sotglp_jax.schedules import learning_rate
 
 INPUTS = {"name_len", "tokens_m4", "tokens_m5", "tokens_m16"}

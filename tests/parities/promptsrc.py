@@ -95,7 +95,13 @@ def compute(case: dict, golden) -> dict[str, np.ndarray]:
     image, text, scores, means, gradient = run(params, *rest)
     losses, ends, average = trained(case, run, params, rest, averaging(method, case["epochs"]))
     decayed, _ = descend(
-        run, params, rest, case["decay_steps"], case["lr"], case["momentum"], case["decay_weight_decay"]
+        run,
+        params,
+        rest,
+        case["decay_steps"],
+        case["lr"],
+        case["momentum"],
+        case["decay_weight_decay"],
     )
     plain = method.towers.texts(frozen, teacher)[:, 0].reshape(*sentences.shape[:2], -1)
     cls = method.towers.project(frozen, image["cls"])
@@ -124,6 +130,8 @@ def compute(case: dict, golden) -> dict[str, np.ndarray]:
         **under("decay", decayed),
     }
     for name, (epochs, mean, std) in SETTINGS.items():
-        other = PromptSrc(method.towers, average_mean=mean, average_std=std, text_depth=1, vision_depth=1)
+        other = PromptSrc(
+            method.towers, average_mean=mean, average_std=std, text_depth=1, vision_depth=1
+        )
         ours[f"gpa/weights_{name}"] = averaging(other, epochs)
     return {key: np.asarray(x) for key, x in ours.items()}
