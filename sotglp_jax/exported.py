@@ -25,8 +25,9 @@ INPUT = (
     "normalises by mean and std"
 )
 OUTPUT = (
-    "softmax probabilities (images, classes) by classifier, of `logits` the first decides; ood_score (images,), higher in "
-    "distribution; maps: where the local prompts of the most probable class look"
+    "softmax probabilities (images, classes) by classifier, of `logits` the first decides; "
+    "ood_score (images,), higher in distribution; maps: where the local prompts of the most "
+    "probable class look"
 )
 
 
