@@ -1,6 +1,6 @@
-"""Frozen image features on disk: what the vision tower says of every view of every image.
+"""Frozen image features on disk: what an image encoder says of every view of every image.
 
-The tower never changes, so its work may be done once. View v of an image is what an uncached run
+The encoder never changes, so its work may be done once. View v of an image is what an uncached run
 sees of it in epoch v; epoch e of a cached run sees view e modulo n, in the order that it would
 have without the cache.
 """
@@ -9,32 +9,31 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
-import math
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import jax
 import ml_dtypes
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from sotglp_jax import hosts, sharding
+from sotglp_jax import hosts
 from sotglp_jax.clip import ImageFeatures, Towers
 from sotglp_jax.data import fewshot, loader, transforms
-from sotglp_jax.data.sources import FileReader, Source
-from sotglp_jax.errors import InputError
-from sotglp_jax.run import Run
-from sotglp_jax.workdir import write
+from sotglp_jax.data.sources import Source
+from sotglp_jax.feature_file import FeatureFile
 
-META = "meta.json"
 # float32 runs are to be the same with a cache and without it.
 STORED = {"float32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16)}
+WAIT = 0.2  # seconds between two looks at what another run is building
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +41,238 @@ class Cache:
     """Memory-mapped features of n views of N images.
 
     Attributes:
-      cls: (n, N, W).
-      patches: (n, N, P, W).
+      features: {name: (n, N, ...)}.
       labels: (N,).
     """
 
-    cls: np.ndarray
-    patches: np.ndarray
+    features: dict[str, np.ndarray]
     labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """How training images are seen; test images are seen once, as they are.
+
+    Attributes:
+      count: n, views of every image.
+      seed: of their order and augmentation.
+      augmentation: see there.
+    """
+
+    count: int
+    seed: int
+    augmentation: loader.Augmentation
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """What the caches of a run have in common.
+
+    Attributes:
+      encode: of frozen weights and uint8 pixels (B R R 3) makes {name: (B ...)}; hashable, and
+        compiled once for all that are equal. The text of its program is part of a cache's name.
+      frozen: its weights, as arrays on the host.
+      settings: what else decides the features, fit for JSON, such as the weights' fingerprint.
+      image_size: R.
+      dtype: of the features on disk.
+      batch_size: images that a process encodes at a time; rounded up to what its devices share.
+      mesh: the devices.
+      workers: processes that decode images.
+      folder: gets the caches and is seen by all processes; "" is the user's cache folder.
+    """
+
+    encode: Callable[[Any, jax.Array], dict[str, jax.Array]]
+    frozen: Any
+    settings: dict
+    image_size: int
+    dtype: np.dtype
+    batch_size: int
+    mesh: Mesh
+    workers: int
+    folder: str = ""
+
+
+def load(encoder: Encoder, source: Source, views: Views | None = None) -> Cache:
+    """The features of all images of a source; encoded now if they are not there or of others.
+
+    The first process decides for all; every process encodes its share. A signal ends the program
+    after a batch.
+
+    Args:
+      encoder: see there.
+      source: the images.
+      views: of training images; None for test images.
+
+    Raises:
+      InputError: the features cannot be written or read, or the disk is too small.
+    """
+    file = _file(encoder, source, views)
+    if not hosts.of_first(file.is_whole()):
+        _build(encoder, source, views, file)
+    return Cache(hosts.together(file.maps), np.array(source.labels, np.int32))
+
+
+def train_batches(
+    cache: Cache, *, batch_size: int, epochs: int, seed: int, start: int, rows: Sequence[int]
+) -> Iterator[loader.Batch]:
+    """Batches with the features for "image"; arguments as in `loader.train_batches`."""
+    views, count = _sizes(cache)
+    steps = loader.steps_per_epoch(count, batch_size)
+    for epoch in range(start // steps, epochs):
+        order = loader.order(count, seed, epoch)
+        for step in range(max(start - epoch * steps, 0), steps):
+            yield _batch(cache, epoch % views, order, step * batch_size, rows)
+
+
+def test_batches(cache: Cache, *, batch_size: int, rows: Sequence[int]) -> Iterator[loader.Batch]:
+    """The same for every test image once; arguments as in `loader.test_batches`."""
+    _, count = _sizes(cache)
+    for first in range(0, count, batch_size):
+        yield _batch(cache, 0, np.arange(count), first, rows)
+
+
+def _sizes(cache: Cache) -> tuple[int, int]:
+    """Views and images."""
+    return next(iter(cache.features.values())).shape[:2]
+
+
+def _batch(cache: Cache, view: int, order: np.ndarray, first: int, rows: Sequence[int]):
+    places = first + np.asarray(rows)
+    mask = places < len(order)
+    chosen = order[np.where(mask, places, 0)]
+    features = {name: x[view][chosen] for name, x in cache.features.items()}
+    label = np.where(mask, cache.labels[chosen], np.int32(-1))
+    return features | {"label": label, "mask": mask}
+
+
+def _file(encoder: Encoder, source: Source, views: Views | None) -> FeatureFile:
+    """Named by what the features are of; of the files behind the images there is one state."""
+    shapes = _shapes(encoder, views, len(source))
+    key = encoder.settings | {
+        "program": hashlib.sha256(_text(encoder).encode()).hexdigest(),
+        "transforms": transforms.VERSION,
+        "views": views and dataclasses.asdict(views),
+        "origin": source.origin,
+        "images": fewshot.fingerprint([*map(str, source.keys), *source.names]),
+        "shapes": shapes,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).digest()
+    digest = hosts.of_first(np.frombuffer(digest, np.uint8))
+    name = f"{'train' if views else 'test'}-{bytes(digest).hex()[:16]}.features"
+    # Other processes may have files of their own, whose times are others.
+    about = key | {"files": fewshot.fingerprint(source.states() if hosts.first() else [])}
+    return FeatureFile(_base(encoder.folder) / name, shapes, encoder.dtype, json.dumps(about))
+
+
+def _base(folder: str) -> Path:
+    if folder:
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sotglp_jax/features"
+
+
+def _shapes(encoder: Encoder, views: Views | None, count: int) -> dict[str, tuple[int, ...]]:
+    images = views.count if views else 1, count
+    encoded = jax.eval_shape(encoder.encode, encoder.frozen, _pixels(encoder))
+    return {name: (*images, *x.shape[1:]) for name, x in sorted(encoded.items())}
+
+
+def _text(encoder: Encoder) -> str:
+    """The program for one image on one device, so that it is the same on every mesh."""
+    with jax.set_mesh(Mesh(encoder.mesh.local_devices[:1], ("data",))):
+        options = {"encode": encoder.encode, "dtype": encoder.dtype}
+        return _features.lower(encoder.frozen, _pixels(encoder), **options).as_text()
+
+
+def _pixels(encoder: Encoder) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, encoder.image_size, encoder.image_size, 3), np.uint8)
+
+
+def _build(encoder: Encoder, source: Source, views: Views | None, file: FeatureFile) -> None:
+    """Makes the file, or waits for a run that does; the first process makes room and names it."""
+    with hosts.Interruption() as interruption:
+        part = _claim(file, interruption)
+        try:
+            if not hosts.of_first(file.is_whole()):
+                hosts.together(lambda: part and file.make_room(part))
+                _fill(encoder, source, views, file, interruption)
+                multihost_utils.sync_global_devices("features")
+                if part:
+                    file.finish(part)
+                multihost_utils.sync_global_devices("finished")
+        finally:
+            if part:
+                file.release(part)
+
+
+def _claim(file: FeatureFile, interruption: hosts.Interruption) -> BinaryIO | None:
+    """The part in the first process, and None in the others, once no other run holds it."""
+    for attempt in itertools.count():
+        part = hosts.together(lambda: file.claim() if hosts.first() else None)
+        if hosts.of_first(part is not None):
+            return part
+        if not attempt:
+            print(f"waiting for another run that makes {file.path}", flush=True)
+        time.sleep(WAIT)
+        _stop_if_asked(interruption)
+
+
+def _stop_if_asked(interruption: hosts.Interruption) -> None:
+    if interruption.requested():
+        print("stopped while caching features; the same command goes on from there")
+        sys.exit(0)
+
+
+def _fill(encoder: Encoder, source: Source, views, file: FeatureFile, interruption) -> None:
+    encoded = _encode(encoder, source, views)
+    with hosts.together(file.open) as opened, contextlib.closing(encoded):
+        for view, images, features in encoded:
+            file.write(opened, view * len(source) + images, features)
+            _stop_if_asked(interruption)
+
+
+def _encode(encoder: Encoder, source: Source, views: Views | None):
+    """Yields (view, image indices, features of this process's images) batch by batch."""
+    local = Mesh(encoder.mesh.local_devices, ("data",))
+    rows_here = -(-encoder.batch_size // local.size) * local.size
+    batch_size = rows_here * jax.process_count()
+    rows = jax.process_index() * rows_here + np.arange(rows_here)
+    batches = _read(encoder, source, views, batch_size, rows.tolist())
+    frozen = jax.device_put(encoder.frozen, NamedSharding(local, PartitionSpec()))
+    count, steps = views.count if views else 1, -(-len(source) // batch_size)
+    with tqdm(total=count * steps, desc="caching features", disable=hosts.no_bar()) as bar:
+        for view in range(count):
+            order = np.arange(len(source))
+            if views:
+                order = loader.order(len(source), views.seed, view)
+            for step in range(steps):
+                pixels = next(batches)["image"]
+                pixels = jax.device_put(pixels, NamedSharding(local, PartitionSpec("data")))
+                with jax.set_mesh(local):
+                    options = {"encode": encoder.encode, "dtype": encoder.dtype}
+                    features = _features(frozen, pixels, **options)
+                places = step * batch_size + rows
+                kept = places < len(source)
+                yield (
+                    view,
+                    order[places[kept]],
+                    {k: np.asarray(x)[kept] for k, x in features.items()},
+                )
+                bar.update()
+
+
+def _read(encoder: Encoder, source: Source, views: Views | None, batch_size: int, rows: list[int]):
+    """This process's rows of the batches of all views, the last one of a view padded."""
+    options = {"image_size": encoder.image_size, "batch_size": batch_size, "rows": rows}
+    options["workers"] = encoder.workers
+    if not views:
+        return loader.test_batches(source, **options)
+    options |= {"seed": views.seed, "augmentation": views.augmentation}
+    return loader.train_batches(source, epochs=views.count, drop_rest=False, **options)
+
+
+@functools.partial(jax.jit, static_argnames=("encode", "dtype"))
+def _features(frozen: Any, pixels: jax.Array, *, encode: Callable, dtype: np.dtype) -> dict:
+    return {name: x.astype(dtype) for name, x in encode(frozen, pixels).items()}
 
 
 def image_features(towers: Towers, frozen: dict, batch: loader.Batch) -> ImageFeatures:
@@ -60,192 +283,38 @@ def image_features(towers: Towers, frozen: dict, batch: loader.Batch) -> ImageFe
     return towers.vision.apply({"params": frozen["vision"]}, pixels)
 
 
-def of_training(run: Run, mesh: Mesh) -> Cache:
-    """The cache of a run's training images; built if it is not there or of other images.
+@dataclasses.dataclass(frozen=True)
+class _Plain:
+    towers: Towers
 
-    Raises:
-      InputError: it cannot be written, or the disk is too small.
-    """
+    def __call__(self, frozen: dict, pixels: jax.Array) -> dict[str, jax.Array]:
+        features = image_features(self.towers, frozen, {"image": pixels})
+        return {"cls": features.cls, "patches": features.patches}
+
+
+def of_training(run, mesh: Mesh) -> Cache:
+    """`load` of a run's training images."""
     data = run.config.data
-    views = {
-        "views": run.config.cache.views,
-        "seed": run.config.seed,
-        "crop_scale": list(data.crop_scale),
-        "flip": data.flip,
-    }
-    return _load(run, "train", run.train, views, mesh)
-
-
-def of_test(run: Run, source: Source, mesh: Mesh) -> Cache:
-    """The cache of images that a run is judged on, as `of_training`."""
-    return _load(run, "test", source, {"views": 1}, mesh)
-
-
-def train_batches(
-    cache: Cache, *, batch_size: int, epochs: int, seed: int, start: int, rows: Sequence[int]
-) -> Iterator[loader.Batch]:
-    """Batches with "cls" and "patches" for "image"; arguments as in `loader.train_batches`."""
-    views, count = cache.cls.shape[:2]
-    steps = loader.steps_per_epoch(count, batch_size)
-    for epoch in range(start // steps, epochs):
-        order = loader.order(count, seed, epoch)
-        for step in range(max(start - epoch * steps, 0), steps):
-            yield _batch(cache, epoch % views, order, step * batch_size, rows)
-
-
-def test_batches(cache: Cache, *, batch_size: int, rows: Sequence[int]) -> Iterator[loader.Batch]:
-    """The same for every test image once; arguments as in `loader.test_batches`."""
-    count = cache.cls.shape[1]
-    for first in range(0, count, batch_size):
-        yield _batch(cache, 0, np.arange(count), first, rows)
-
-
-def _batch(cache: Cache, view: int, order: np.ndarray, first: int, rows: Sequence[int]):
-    places = first + np.asarray(rows)
-    mask = places < len(order)
-    chosen = order[np.where(mask, places, 0)]
-    arrays = {"cls": cache.cls[view], "patches": cache.patches[view], "label": cache.labels}
-    return {key: x[chosen] for key, x in arrays.items()} | {"mask": mask}
-
-
-def _load(run: Run, part: str, source: Source, views: dict, mesh: Mesh) -> Cache:
-    shapes = _shapes(run, views["views"], len(source))
-    settings = _settings(run) | views | {"images": fewshot.fingerprint(source.names)}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    folder = _base(run) / f"{part}-{digest[:16]}"
-    meta = settings | {"files": _states(source), "shapes": shapes}
-    dtype = STORED[run.config.precision]
-    if not hosts.together(lambda: _is_whole(folder, meta, dtype)):
-        _build(run, source, views, mesh, folder, meta)
-    arrays = {
-        name: np.memmap(folder / f"{name}.bin", dtype, "r", shape=tuple(shape))
-        for name, shape in shapes.items()
-    }
-    return Cache(**arrays, labels=np.array(source.labels, np.int32))
-
-
-def _base(run: Run) -> Path:
-    if run.config.cache.folder:
-        return Path(run.config.cache.folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sotglp_jax/features"
-
-
-def _settings(run: Run) -> dict:
-    """What decides the features of an image."""
-    vision = run.zero_shot.towers.vision
-    return {
-        "clip": run.settings["clip.sha256"],
-        "activation": vision.activation,
-        "vv": vision.vv,
-        "vv_first_layer_leak": vision.vv_first_layer_leak,
-        "precision": run.config.precision,
-        "transforms": transforms.VERSION,
-    }
-
-
-def _shapes(run: Run, views: int, count: int) -> dict[str, list[int]]:
-    width, patches = run.arch.vision_width, run.arch.image_tokens - 1
-    return {"cls": [views, count, width], "patches": [views, count, patches, width]}
-
-
-def _states(source: Source) -> str:
-    """Of files, a fingerprint of their sizes and times of change: other content, another cache."""
-    if not isinstance(source.read, FileReader):
-        return ""
-    states = (os.stat(source.read.root / name) for name in source.names)
-    return fewshot.fingerprint([f"{s.st_size} {s.st_mtime_ns}" for s in states])
-
-
-def _is_whole(folder: Path, meta: dict, dtype: np.dtype) -> bool:
-    try:
-        same = json.loads((folder / META).read_text()) == meta
-        sizes = {name: (folder / f"{name}.bin").stat().st_size for name in meta["shapes"]}
-    except (OSError, ValueError):
-        return False
-    return same and all(
-        sizes[name] == math.prod(shape) * dtype.itemsize for name, shape in meta["shapes"].items()
+    augmentation = loader.Augmentation(tuple(data.crop_scale), data.flip)
+    return load(
+        _encoder(run, mesh), run.train, Views(run.config.cache.views, run.config.seed, augmentation)
     )
 
 
-def _build(run: Run, source: Source, views: dict, mesh: Mesh, folder: Path, meta: dict) -> None:
-    """Every process encodes its share on its own devices; the first one makes room and names it."""
-    number = int(multihost_utils.broadcast_one_to_all(np.int32(os.getpid())))
-    part = folder.with_name(f"{folder.name}.{number}.part")
-    dtype = STORED[run.config.precision]
-    hosts.together(lambda: hosts.first() and _make_room(part, meta["shapes"], dtype))
-    with contextlib.ExitStack() as files:
-        opened = {
-            name: files.enter_context((part / f"{name}.bin").open("r+b", buffering=0))
-            for name in meta["shapes"]
-        }
-        for view, images, features in _encode(run, source, views, mesh, dtype):
-            for name, file in opened.items():
-                _write_rows(file, view * len(source) + images, features[name])
-    multihost_utils.sync_global_devices("features")
-    if hosts.first():
-        write(part / META, json.dumps(meta))
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
-    multihost_utils.sync_global_devices("renamed")
+def of_test(run, source: Source, mesh: Mesh) -> Cache:
+    """`load` of images that a run is judged on."""
+    return load(_encoder(run, mesh), source)
 
 
-def _write_rows(file: BinaryIO, places: np.ndarray, rows: np.ndarray) -> None:
-    """Not through a memory map: processes on several machines may share a page of it."""
-    for place, row in zip(places.tolist(), rows, strict=True):
-        file.seek(place * row.nbytes)
-        file.write(row.tobytes())
-
-
-def _make_room(part: Path, shapes: dict, dtype: np.dtype) -> None:
-    needed = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
-    try:
-        part.mkdir(parents=True)
-        free = shutil.disk_usage(part).free
-        for name, shape in shapes.items():
-            with (part / f"{name}.bin").open("wb") as file:
-                file.truncate(math.prod(shape) * dtype.itemsize)
-    except OSError as error:
-        raise InputError(
-            f"the feature cache {part.parent} cannot be written ({error.strerror}): set "
-            "--config.cache.folder."
-        ) from None
-    if needed > free:
-        shutil.rmtree(part)
-        raise InputError(
-            f"the feature cache needs {needed / 1e9:.1f} GB and {part.parent} has "
-            f"{free / 1e9:.1f} GB: set fewer --config.cache.views, or --config.cache.folder."
-        )
-
-
-def _encode(run: Run, source: Source, views: dict, mesh: Mesh, dtype: np.dtype):
-    """Yields (view, image indices, features of this process's images) batch by batch."""
-    local = Mesh(np.array(mesh.local_devices), ("data",))
-    rows_here = -(-run.config.train.batch_size // local.size) * local.size
-    batch_size = rows_here * jax.process_count()
-    rows = range(jax.process_index() * rows_here, (jax.process_index() + 1) * rows_here)
-    options = {"image_size": run.arch.image_size, "batch_size": batch_size, "rows": rows}
-    if augmented := "seed" in views:
-        augmentation = loader.Augmentation(tuple(views["crop_scale"]), views["flip"])
-        options |= {"epochs": views["views"], "seed": views["seed"], "augmentation": augmentation}
-        options["drop_rest"] = False
-    read = loader.train_batches if augmented else loader.test_batches
-    batches = read(source, workers=run.workers, **options)
-    vision = jax.device_put(run.frozen["vision"], sharding.replicated(local))
-    total = views["views"] * -(-len(source) // batch_size)
-    progress = tqdm(batches, "caching features", total, disable=hosts.no_bar())
-    for i, batch in enumerate(progress):
-        view, step = divmod(i, total // views["views"])
-        order = range(len(source))
-        if augmented:
-            order = loader.order(len(source), views["seed"], view)
-        pixels = jax.device_put(batch["image"], sharding.split_batch(local))
-        features = _features(vision, pixels, towers=run.zero_shot.towers, dtype=dtype)
-        places = step * batch_size + np.asarray(rows)[batch["mask"]]
-        kept = {name: np.asarray(x)[batch["mask"]] for name, x in features.items()}
-        yield view, np.asarray(order)[places], kept
-
-
-@functools.partial(jax.jit, static_argnames=("towers", "dtype"))
-def _features(vision: dict, pixels: jax.Array, *, towers: Towers, dtype: np.dtype) -> dict:
-    features = image_features(towers, {"vision": vision}, {"image": pixels})
-    return {"cls": features.cls.astype(dtype), "patches": features.patches.astype(dtype)}
+def _encoder(run, mesh: Mesh) -> Encoder:
+    return Encoder(
+        encode=_Plain(run.zero_shot.towers),
+        frozen={"vision": run.frozen["vision"]},
+        settings={"clip": run.settings["clip.sha256"]},
+        image_size=run.arch.image_size,
+        dtype=STORED[run.config.precision],
+        batch_size=run.config.train.batch_size,
+        mesh=mesh,
+        workers=run.workers,
+        folder=run.config.cache.folder,
+    )

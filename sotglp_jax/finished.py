@@ -15,7 +15,7 @@ from sotglp_jax.run import Run, assemble
 from sotglp_jax.settings import unflatten, validate
 from sotglp_jax.state import restore
 
-NO_IMAGES = Source(read_image, (), (), ())
+NO_IMAGES = Source(read_image, (), (), (), "")
 
 
 @dataclasses.dataclass(frozen=True)

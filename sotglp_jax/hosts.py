@@ -4,7 +4,9 @@ Every process runs the same command on the same input and sees the same global a
 one alone writes and prints. All of them need the run folder: it lies on a disk that they share.
 """
 
+import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,6 +21,9 @@ AUTO = "auto"
 # Seconds: a lost process ends the others after the first, one that fails alone after the second.
 LIMITS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
 T = TypeVar("T")
+# Over all loops of this process, which every process goes through in the same order: the sync
+# point of jax.distributed is a number that comes once and that no loop may leave out.
+_questions = itertools.count(1)
 
 
 def join(processes: str) -> None:
@@ -64,6 +69,11 @@ def together(call: Callable[[], T]) -> T:
     return result
 
 
+def of_first(value: np.ndarray | bool) -> np.ndarray:
+    """The first process's value, of the same shape and dtype in all: its files decide."""
+    return multihost_utils.broadcast_one_to_all(np.asarray(value))
+
+
 def first() -> bool:
     """Whether this process writes and speaks for all."""
     return jax.process_index() == 0
@@ -72,6 +82,37 @@ def first() -> bool:
 def no_bar() -> bool | None:
     """tqdm's `disable`: bars are the first process's, and for terminals."""
     return None if first() else True
+
+
+class Interruption:
+    """Turns the first Ctrl-C or SIGTERM into a request that a loop answers between its steps.
+
+    Of several processes, one that is asked stops all of them after the same step.
+    """
+
+    def __enter__(self):
+        self._noted, self._several = False, jax.process_count() > 1
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        # SIGTERM of several processes is jax.distributed's, which tells it to the others.
+        numbers = numbers[:1] if self._several else numbers
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested(self, _step: int = 0) -> bool:
+        """Whether to stop after this step; all processes ask equally often."""
+        if self._several:
+            return multihost_utils.reached_preemption_sync_point(next(_questions))
+        return self._noted
+
+    def _note(self, number, _frame):
+        self._noted = True
+        signal.signal(number, self._before[number])
+        if self._several:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _parse(processes: str) -> tuple[str, int, int]:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
@@ -22,6 +20,7 @@ from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.clip import ImageFeatures
 from sotglp_jax.data import loader
 from sotglp_jax.errors import InputError
+from sotglp_jax.hosts import Interruption
 from sotglp_jax.methods.packing import PackedClasses
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import Run
@@ -263,34 +262,3 @@ class _Recorder:
     def close(self) -> None:
         if self._writer:
             self._writer.close()
-
-
-class Interruption:
-    """Turns the first Ctrl-C or SIGTERM into a request that the loop answers between steps.
-
-    Of several processes, one that is asked stops all of them after the same step.
-    """
-
-    def __enter__(self):
-        self._noted, self._several = False, jax.process_count() > 1
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        # SIGTERM of several processes is jax.distributed's, which tells it to the others.
-        numbers = numbers[:1] if self._several else numbers
-        self._before = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def requested(self, step: int) -> bool:
-        """Whether to stop after this step."""
-        if self._several:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._noted
-
-    def _note(self, number, _frame):
-        self._noted = True
-        signal.signal(number, self._before[number])
-        if self._several:
-            signal.raise_signal(signal.SIGTERM)

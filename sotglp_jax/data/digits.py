@@ -30,7 +30,8 @@ def read(position: int) -> Image.Image:
 def source(positions: range) -> Source:
     """Some digits, by their positions in the file."""
     labels = tuple(_load()[1][positions.start : positions.stop].tolist())
-    return Source(read, positions, tuple(f"digits/{i:04d}" for i in positions), labels)
+    names = tuple(f"digits/{i:04d}" for i in positions)
+    return Source(read, positions, names, labels, "digits")
 
 
 def digits() -> Dataset:

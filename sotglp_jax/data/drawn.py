@@ -30,7 +30,7 @@ class Drawer:
 def drawn(kind: str) -> Source:
     """A set of `COUNT` drawn images without labels."""
     names = tuple(f"{kind}/{i:03d}" for i in range(COUNT))
-    return Source(Drawer(kind), range(COUNT), names, (-1,) * COUNT)
+    return Source(Drawer(kind), range(COUNT), names, (-1,) * COUNT, f"drawn {kind}")
 
 
 def letter(rng: np.random.Generator) -> Image.Image:

@@ -10,7 +10,7 @@ import functools
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from PIL import Image
@@ -47,6 +47,19 @@ class RecordReader:
     def __call__(self, position: int) -> Image.Image:
         encoded = _open(self.directory, self.split, self.key)[position][self.key]
         return read_image(io.BytesIO(encoded))
+
+    def states(self, _positions: Sequence[int]) -> list[str]:
+        """Name, size and time of change of every file of the prepared set."""
+        from etils import epath
+
+        files = sorted(epath.Path(self.directory).iterdir())
+        found = ((file.name, file.stat()) for file in files)
+        return [f"{name} {state.length} {state.mtime}" for name, state in found]
+
+    def source(self, names: Sequence[str], labels: Sequence[int]) -> Source:
+        """The whole split; names and labels by position."""
+        origin = f"tfds {self.directory} {self.split}"
+        return Source(self, range(len(names)), tuple(names), tuple(labels), origin)
 
 
 @functools.cache
@@ -147,8 +160,7 @@ def _source(builder, split: str, image: str, label: str) -> Source:
     records = _open(reader.directory, split, image)
     progress = tqdm(records, f"labels of {split}", disable=None, leave=False)
     labels = tuple(int(record[label]) for record in progress)
-    positions = range(len(labels))
-    return Source(reader, positions, tuple(f"{split}/{i:07d}" for i in positions), labels)
+    return reader.source([f"{split}/{i:07d}" for i in range(len(labels))], labels)
 
 
 def prepare(dataset: Dataset, out: str) -> str:
@@ -216,12 +228,7 @@ def _ours(directory) -> Dataset | None:
         return None
     ours = json.loads((directory / OURS).read_text())
     sources = {
-        part: Source(
-            RecordReader(str(directory), part, "image"),
-            range(len(content["names"])),
-            tuple(content["names"]),
-            tuple(content["labels"]),
-        )
+        part: RecordReader(str(directory), part, "image").source(**content)
         for part, content in ours["parts"].items()
     }
     empty = next(iter(sources.values())).take(())

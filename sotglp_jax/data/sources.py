@@ -26,12 +26,15 @@ class Source:
       keys: one per image: a file's name, or a position.
       names: what lists of images call them.
       labels: class indices.
+      origin: the data set, its version and its place: where it and a key are the same, so is the
+        image, as long as the `states` of the reader are.
     """
 
     read: Callable[[Any], Image.Image]
     keys: Sequence
     names: Sequence[str]
     labels: Sequence[int]
+    origin: str
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -43,7 +46,11 @@ class Source:
     def take(self, indices: Sequence[int]) -> "Source":
         """Some of the images, in the given order."""
         taken = (tuple(x[i] for i in indices) for x in (self.keys, self.names, self.labels))
-        return Source(self.read, *taken)
+        return Source(self.read, *taken, self.origin)
+
+    def states(self) -> list[str]:
+        """What changes when files behind the images do: their sizes and times of change."""
+        return self.read.states(self.keys) if hasattr(self.read, "states") else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +62,16 @@ class FileReader:
     def __call__(self, name: str) -> Image.Image:
         return read_image(self.root / name)
 
+    def states(self, names: Sequence[str]) -> list[str]:
+        """Size and time of change of every file."""
+        found = (os.stat(self.root / name) for name in names)
+        return [f"{state.st_size} {state.st_mtime_ns}" for state in found]
+
 
 def image_files(root: Path, names: Sequence[str], labels: Sequence[int]) -> Source:
     """A source of image files, named relative to `root`."""
     names = tuple(names)
-    return Source(FileReader(root), names, names, tuple(labels))
+    return Source(FileReader(root), names, names, tuple(labels), f"files {root.absolute()}")
 
 
 @dataclasses.dataclass(frozen=True)
