@@ -34,7 +34,7 @@ if distributed:
 
 class Reader:
     def __call__(self, key):
-        print("reads", file=sys.stderr, flush=True)
+        os.write(2, b"reads\n")  # by several threads
         with one:
             time.sleep(float(seconds))
         while os.path.exists(held):

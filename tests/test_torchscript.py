@@ -74,6 +74,7 @@ def test_a_tensor_of_other_bytes_than_its_own_is_refused(tmp_path, wrong):
     refusal(tmp_path / "x.pt")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_what_pytorch_itself_writes_is_read(tmp_path):
     torch = pytest.importorskip("torch")
 
