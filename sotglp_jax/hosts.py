@@ -69,14 +69,9 @@ def together(call: Callable[[], T]) -> T:
     return result
 
 
-def by_first(call: Callable[[], np.ndarray | bool]) -> np.ndarray:
-    """The array that a call gives in the first process, in all; its `InputError` ends all.
-
-    Args:
-      call: gives zeros of the same shape and dtype in the other processes, or is not of interest
-        there: what depends on files, clocks or locks must be decided by one.
-    """
-    return multihost_utils.broadcast_one_to_all(np.asarray(together(call)))
+def of_first(value: np.ndarray | bool) -> np.ndarray:
+    """The first process's value, of the same shape and dtype in all: its files decide."""
+    return multihost_utils.broadcast_one_to_all(np.asarray(value))
 
 
 def first() -> bool:

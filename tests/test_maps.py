@@ -85,9 +85,9 @@ def test_a_row_shows_the_image_every_prompt_and_all_combined(scores):
 
 
 def test_maps_are_kept_of_the_first_image_of_each_class(scores, tmp_path):
-    source = Source(str, "abcdef", "abcdef", (2, 0, 2, 3, 0, 3))
+    source = Source(str, "abcdef", "abcdef", (2, 0, 2, 3, 0, 3), "")
     assert maps.first_of_classes(source).names == ("b", "a", "d")
-    many = Source(str, range(300), range(300), tuple(range(300)))
+    many = Source(str, range(300), range(300), tuple(range(300)), "")
     assert len(maps.first_of_classes(many)) == maps.CLASSES
 
     part = vars(jax.device_get(maps.compute(scores, LABELS)))

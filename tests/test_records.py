@@ -1,6 +1,7 @@
 """TensorFlow Datasets both ways: our sets as shards, and theirs as a data set."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -124,6 +125,25 @@ def test_their_sets_bring_labels_and_class_names(folders):
     assert datasets.counts(halved) == (9, 0, 6)
     single = datasets.resolve("tfds:single", root=str(out))
     assert datasets.counts(single) == (15, 6, 9) and len(set(single.test.names)) == 9
+
+
+def test_equal_names_of_other_sets_are_told_apart(folders, tmp_path):
+    _, out = folders
+    parted, halved = (
+        datasets.resolve(f"tfds:{name}", root=str(out)) for name in ("parted", "halved")
+    )
+    assert parted.train.names == halved.train.names
+    shutil.copytree(out / "parted", tmp_path / "parted")
+    copied = datasets.resolve("tfds:parted", root=str(tmp_path))
+    ours = datasets.resolve("tfds:sotglp_my_pictures", root=str(out))
+    sources = [parted.train, parted.val, halved.train, copied.train, ours.train, ours.test]
+    assert len({source.origin for source in sources}) == len(sources)
+    assert "/parted/1.0.0" in parted.train.origin
+    # Prepared again in the same place.
+    before = copied.train.states()
+    (shard,) = (tmp_path / "parted" / "1.0.0").glob("*-train.array_record*")
+    shard.write_bytes(shard.read_bytes() + b"x")
+    assert before and copied.train.states() != before
 
 
 @pytest.mark.parametrize(
