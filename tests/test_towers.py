@@ -243,14 +243,14 @@ def test_a_class_knows_nothing_of_order_passes_and_others(loaded, before):
     assert_close(rows["own"], gradients["own"][some])
 
 
-def test_eight_devices_give_one_devices_features_and_gradients(clip_folder):
+def test_several_devices_give_one_devices_features_and_gradients(clip_folder):
     here = Path(__file__).parent
     variables = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     variables["PYTHONPATH"] = os.pathsep.join([*sys.path, str(here.parent), str(here)])
     command = [sys.executable, str(here / "towers_mesh.py"), str(clip_folder)]
     out = subprocess.run(command, env=os.environ | variables, stdout=subprocess.PIPE, check=True)
     found = json.loads(out.stdout)
-    assert set(found) == {"contexts", "passes", "deep"} and max(found.values()) <= 1e-5
+    assert set(found) == {"8", "2"} and max(found.values()) <= 1e-5
 
 
 def test_prompts_that_do_not_fit_are_refused(loaded, images):

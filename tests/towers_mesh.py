@@ -1,6 +1,6 @@
 """Run by test_towers.py in a process of its own: several devices against one.
 
-Prints the largest difference of features and gradients from one device's as JSON.
+Prints, for each number of devices, the largest relative difference of features and gradients.
 """
 
 import dataclasses
@@ -16,20 +16,16 @@ from sotglp_jax import clip
 from sotglp_jax.clip.packing import pack
 
 
-def difference(loaded, given: dict, devices: int, chunk: int = 0, **options) -> float:
-    """The largest relative one between this many devices and one."""
-    tokens = tokenize(loaded, NAMES)
-    one = features_and_gradients(loaded, pack(tokens), given, **options)
+def on_devices(loaded, given: dict, devices: int, chunk: int):
+    """Features and gradients with the names divided over this many devices."""
     axis_types = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((devices,), ("data",), axis_types, devices=jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        classes = pack(tokens, devices=devices, chunk=chunk)
         whole = NamedSharding(mesh, PartitionSpec())
         given, params = jax.device_put((given, loaded.params), whole)
+        classes = pack(tokenize(loaded, NAMES), devices=devices, chunk=chunk)
         loaded = dataclasses.replace(loaded, params=params)
-        several = features_and_gradients(loaded, classes, given, **options)
-    gaps = jax.tree.map(relative, jax.device_get(one), jax.device_get(several))
-    return max(jax.tree.leaves(gaps))
+        return jax.device_get(features_and_gradients(loaded, classes, given, before=1))
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -40,13 +36,12 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 def main(folder: str) -> None:
     """Prints the differences."""
     loaded = clip.load(folder)
-    given = contexts(loaded, len(NAMES))
-    deep = {"shared": given["shared"][:1], "deep": given["shared"][1:]}
-    found = {
-        "contexts": difference(loaded, given, 8, before=1),
-        "passes": difference(loaded, given, 2, chunk=2),
-        "deep": difference(loaded, deep, 8),
-    }
+    given, classes = contexts(loaded, len(NAMES)), pack(tokenize(loaded, NAMES))
+    one = jax.device_get(features_and_gradients(loaded, classes, given, before=1))
+    found = {}
+    for devices, chunk in ((8, 0), (2, 2)):
+        several = on_devices(loaded, given, devices, chunk)
+        found[devices] = max(jax.tree.leaves(jax.tree.map(relative, one, several)))
     print(json.dumps(found))
 
 
