@@ -47,12 +47,13 @@ def ours(loaded, images, ids):
     @jax.jit
     def encode(params, images, ids, eot):
         vision = {"params": params["vision"]}
-        image = towers.vision.apply(vision, images)
+        image = towers.vision.apply(vision, images, local="tokens")
         text = {"params": params["text"]}
         embeddings = towers.text.apply(text, ids, method="embed")
         return (
-            towers.vision.apply(vision, image.cls, method="project"),
+            towers.vision.apply(vision, image["cls"], method="project"),
             towers.text.apply(text, embeddings, eot),
+            image["patches"],
         )
 
     return encode(loaded.params, images, ids, ids.argmax(1))
@@ -83,9 +84,12 @@ def test_equals_transformers(tmp_path, images, act):
     assert loaded.activation == act and loaded.arch.vision_heads == 4
     ids = np.random.default_rng(1).integers(0, 190, (4, 16)).astype(np.int32)
     ids[np.arange(4), [5, 9, 12, 15]] = 199
-    image, sentence = ours(loaded, images, ids)
+    image, sentence, patches = ours(loaded, images, ids)
     with torch.no_grad():
         out = model(input_ids=torch.from_numpy(ids).long(), pixel_values=torch_images(images))
+        tokens = out.vision_model_output.last_hidden_state[:, 1:]
+        tokens = model.vision_model.post_layernorm(tokens).numpy()
+    np.testing.assert_allclose(patches, tokens, atol=1e-4 * np.abs(tokens).max())
     for a, b in ((image, out.image_embeds), (sentence, out.text_embeds)):
         a = a / np.linalg.norm(a, axis=-1, keepdims=True)
         np.testing.assert_allclose(a, b.numpy(), atol=2e-5)
@@ -124,7 +128,7 @@ def test_equals_open_clip(tmp_path, images, quick):
     loaded = clip.load(str(tmp_path))
     ids = np.random.default_rng(1).integers(0, 190, (4, 77)).astype(np.int32)
     ids[np.arange(4), [5, 9, 12, 76]] = 199
-    image, sentence = ours(loaded, images, ids)
+    image, sentence, _ = ours(loaded, images, ids)
     with torch.no_grad():
         theirs = (
             model.encode_image(torch_images(images)),
