@@ -5,7 +5,8 @@ W width of a tower, C classes, N prompts, M context tokens, L text length, P pat
 patches, D joint width.
 """
 
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,13 @@ def product_precision(dtype: jnp.dtype) -> lax.Precision:
     return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
+@cache
+def multiplies_bf16() -> bool:
+    """Whether the hardware has products of bf16; without, they are faster in float32."""
+    cpus = Path("/proc/cpuinfo")
+    return jax.default_backend() != "cpu" or not cpus.exists() or "bf16" in cpus.read_text()
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     """An einsum of two arrays in b's dtype, accumulated and returned in float32.
@@ -51,9 +59,12 @@ def product(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Flo
       a: cast to b's dtype.
       b: decides the dtype of the products.
     """
+    a = a.astype(b.dtype)
+    if b.dtype == jnp.bfloat16 and not multiplies_bf16():
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jnp.einsum(
         pattern,
-        a.astype(b.dtype),
+        a,
         b,
         precision=product_precision(b.dtype),
         preferred_element_type=jnp.float32,
@@ -89,7 +100,10 @@ class Dense(nn.Module):
     def __call__(self, x):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        y = product("...i,io->...o", x, kernel.astype(self.dtype))
+        # XLA's CPU code is faster on one matrix; a TPU would have to copy it into one.
+        rows = x.reshape(-1, x.shape[-1]) if jax.default_backend() == "cpu" else x
+        y = product("...i,io->...o", rows, kernel.astype(self.dtype))
+        y = y.reshape(*x.shape[:-1], self.features)
         if not self.use_bias:
             return y
         return y + self.param("bias", nn.initializers.zeros, (self.features,))
@@ -109,11 +123,17 @@ def attend(
       v: values; its dtype is the one the products run in.
       mask: True where a query may look at a key; None means everywhere.
     """
-    logits = product("...thd,...shd->...hts", q, k) * q.shape[-1] ** -0.5
+    # Heads before tokens: a batch of plain matrices, which XLA's CPU code has a fast product for.
+    q, k, v = (x.swapaxes(-3, -2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    logits = product("...td,...sd->...ts", q, k)
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = product("...hts,...shd->...thd", weights, v)
+    weights = jnp.exp(logits - lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    weights = weights.astype(v.dtype)
+    # Divided after the product: T by h numbers instead of T by S.
+    total = weights.sum(axis=-1, keepdims=True, dtype=jnp.float32)
+    out = product("...ts,...sd->...td", weights, v) / total
+    out = out.swapaxes(-3, -2)
     return out.reshape(*out.shape[:-2], out.shape[-2] * out.shape[-1])
 
 
