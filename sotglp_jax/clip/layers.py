@@ -109,6 +109,28 @@ class Dense(nn.Module):
         return y + self.param("bias", nn.initializers.zeros, (self.features,))
 
 
+@jax.custom_vjp
+def average(
+    logits: Float[Array, "*n T S"], v: Float[Array, "*n S h"]
+) -> Float[Array, "*n T h"]:
+    """softmax(logits) v, where the product is divided: T by h numbers instead of T by S."""
+    weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True)).astype(v.dtype)
+    total = weights.sum(axis=-1, keepdims=True, dtype=jnp.float32)
+    return product("...ts,...sd->...td", weights, v) / total
+
+
+def _divided_first(logits, v):
+    """The same; its backward pass needs no product of the forward pass again."""
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return product("...ts,...sd->...td", weights, v)
+
+
+average.defvjp(
+    lambda logits, v: (average(logits, v), (logits, v)),
+    lambda inputs, cotangent: jax.vjp(_divided_first, *inputs)[1](cotangent),
+)
+
+
 def attend(
     q: Float[Array, "*n T H h"],
     k: Float[Array, "*n S H h"],
@@ -128,12 +150,7 @@ def attend(
     logits = product("...td,...sd->...ts", q, k)
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
-    weights = jnp.exp(logits - lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-    weights = weights.astype(v.dtype)
-    # Divided after the product: T by h numbers instead of T by S.
-    total = weights.sum(axis=-1, keepdims=True, dtype=jnp.float32)
-    out = product("...ts,...sd->...td", weights, v) / total
-    out = out.swapaxes(-3, -2)
+    out = average(logits, v).swapaxes(-3, -2)
     return out.reshape(*out.shape[:-2], out.shape[-2] * out.shape[-1])
 
 
