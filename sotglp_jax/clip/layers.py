@@ -43,7 +43,7 @@ def product_precision(dtype: jnp.dtype) -> lax.Precision:
 
 @cache
 def multiplies_bf16() -> bool:
-    """Whether the hardware has products of bf16; without, they are faster in float32."""
+    """Whether the hardware has products of bf16; a CPU without them is faster in float32."""
     cpus = Path("/proc/cpuinfo")
     return jax.default_backend() != "cpu" or not cpus.exists() or "bf16" in cpus.read_text()
 
@@ -61,6 +61,7 @@ def product(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Flo
     """
     a = a.astype(b.dtype)
     if b.dtype == jnp.bfloat16 and not multiplies_bf16():
+        # The same products of the same rounded numbers.
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jnp.einsum(
         pattern,
@@ -110,17 +111,19 @@ class Dense(nn.Module):
 
 
 @jax.custom_vjp
-def average(
-    logits: Float[Array, "*n T S"], v: Float[Array, "*n S h"]
-) -> Float[Array, "*n T h"]:
-    """softmax(logits) v, where the product is divided: T by h numbers instead of T by S."""
+def average(logits: Float[Array, "*n T S"], v: Float[Array, "*n S h"]) -> Float[Array, "*n T h"]:
+    """softmax(logits) v, in float32 but for the product.
+
+    The sums divide the product, T by h numbers, and not the weights, T by S of them: XLA's CPU
+    code then makes one loop of all of attention.
+    """
     weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True)).astype(v.dtype)
     total = weights.sum(axis=-1, keepdims=True, dtype=jnp.float32)
     return product("...ts,...sd->...td", weights, v) / total
 
 
 def _divided_first(logits, v):
-    """The same; its backward pass needs no product of the forward pass again."""
+    """As `average`, with a backward pass that needs no product of the forward pass again."""
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return product("...ts,...sd->...td", weights, v)
 
@@ -145,7 +148,7 @@ def attend(
       v: values; its dtype is the one the products run in.
       mask: True where a query may look at a key; None means everywhere.
     """
-    # Heads before tokens: a batch of plain matrices, which XLA's CPU code has a fast product for.
+    # Heads before tokens: plain matrices, for which XLA's CPU code has fast products.
     q, k, v = (x.swapaxes(-3, -2) for x in (q * q.shape[-1] ** -0.5, k, v))
     logits = product("...td,...sd->...ts", q, k)
     if mask is not None:
