@@ -98,7 +98,7 @@ def test_what_pytorch_itself_writes_is_read(tmp_path):
         torch.jit.save(module, tmp_path / f"{i}.pt")
         expected = torch.jit.load(tmp_path / f"{i}.pt").state_dict()
         read = weights.read((tmp_path / f"{i}.pt",))
-        # Tracing makes a buffer of the mask, scripting leaves it a plain attribute.
-        assert read.keys() == expected.keys() | {"attn_mask"}
+        # A scripted module keeps its mask as a plain attribute, a traced one does not.
+        assert expected.keys() <= read.keys() <= expected.keys() | {"attn_mask"}
         for name, x in expected.items():
             np.testing.assert_array_equal(read[name], x.float().numpy())
