@@ -14,7 +14,7 @@ from sotglp_jax.errors import InputError
 from sotglp_jax.feature_file import FeatureFile
 
 # A run as far as caches go: 24 images, one after the other, none while a file is there.
-SCRIPT = """
+SCRIPT = r"""
 import os
 import sys
 import threading

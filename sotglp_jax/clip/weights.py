@@ -137,7 +137,7 @@ OPENAI = Layout(
         "text/text_projection": ("text_projection", SAME),
         "logit_scale": ("logit_scale", SAME),
     },
-    ignored=r"attn_mask|input_resolution|context_length|vocab_size",
+    ignored=r"(.+\.)?(attn_mask|input_resolution|context_length|vocab_size)",
 )
 
 HUGGING_FACE = Layout(
