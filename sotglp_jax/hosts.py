@@ -102,8 +102,8 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def requested(self, _step: int = 0) -> bool:
-        """Whether to stop after this step; all processes ask equally often."""
+    def requested(self) -> bool:
+        """Whether to stop now; all processes ask equally often."""
         if self._several:
             return multihost_utils.reached_preemption_sync_point(next(_questions))
         return self._noted

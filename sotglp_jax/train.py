@@ -201,7 +201,7 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
             state, metrics = program(state, frozen, names, batch)
             recorder.add(step, part, metrics)
             bar.update()
-            stop = interruption.requested(step) or step == total
+            stop = interruption.requested() or step == total
             if stop or step % config.log_every == 0 or step % config.checkpoint_every == 0:
                 bar.set_postfix(recorder.write(checkpoints))
             if stop:  # no later step would tell whether the last parameters are any good

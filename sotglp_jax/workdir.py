@@ -37,7 +37,17 @@ EXECUTION = (
     "ood.sets",
     "ood.temperature",
 )
-PACKAGES = ("sotglp_jax", "jax", "jaxlib", "flax", "optax", "ott-jax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = (
+    "sotglp_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "ott-jax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+)
 PACKAGES += ("pillow", "scikit-learn")
 
 

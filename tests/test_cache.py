@@ -12,10 +12,11 @@ from conftest import ROOT
 from PIL import Image
 
 from configs import common
-from sotglp_jax import cache, sharding
+from sotglp_jax import cache, features, sharding
 from sotglp_jax.data import loader
 from sotglp_jax.data.sources import Source
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods.contract import PADDING
 from sotglp_jax.run import prepare
 
 # The fingerprint of the tiny CLIP's program, with a mesh around it as a run has one.
@@ -23,10 +24,11 @@ TEXT = """
 import hashlib
 import jax
 import numpy as np
-from sotglp_jax import cache, clip
+from sotglp_jax import cache, clip, features
+from sotglp_jax.methods.zeroshot import ZeroShot
 loaded = clip.load("tiny")
 mesh = jax.make_mesh((jax.device_count(),), ("data",), (jax.sharding.AxisType.Auto,))
-encode = cache._Plain(loaded.towers())
+encode = features.Encode(ZeroShot(loaded.towers()))
 encoder = cache.Encoder(encode, loaded.params, {}, 64, np.dtype("float32"), 4, mesh, 0)
 with jax.set_mesh(mesh):
     print(hashlib.sha256(cache._text(encoder).encode()).hexdigest())
@@ -76,18 +78,18 @@ def uncached(run, start=0, epochs=4):
 
 
 def cached(run, start=0, epochs=4):
-    built = cache.of_training(run, sharding.make_mesh("1"))
+    augmentation = loader.Augmentation(run.config.data.crop_scale, run.config.data.flip)
+    built = features.cached(run, run.method, run.train, sharding.make_mesh(1), augmentation)
     options = {"batch_size": 4, "epochs": epochs, "seed": run.config.seed, "rows": range(4)}
     return cache.train_batches(built, start=start, **options)
 
 
 def same(run, a, b):
-    see = jax.jit(lambda x: cache.image_features(run.zero_shot.towers, run.frozen, x))
+    see = jax.jit(lambda x: features.of_batch(run.method, {}, run.frozen, x))
     a, b = list(a), list(b)
     assert len(a) == len(b) > 0
     for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x["label"], y["label"])
-        np.testing.assert_array_equal(x["mask"], y["mask"])
         for p, q in zip(jax.tree.leaves(see(x)), jax.tree.leaves(see(y)), strict=True):
             np.testing.assert_allclose(p, q, atol=1e-5)
 
@@ -103,14 +105,26 @@ def test_views_are_the_first_epochs_of_an_uncached_run(make):
 
 def test_test_features_are_the_test_images(make):
     run = make()
-    built = cache.of_test(run, run.dataset.test, sharding.make_mesh("1"))
+    built = features.cached(run, run.method, run.dataset.test, sharding.make_mesh(1))
     pixels = loader.test_batches(run.dataset.test, image_size=32, batch_size=4, workers=0)
-    features = list(cache.test_batches(built, batch_size=4, rows=range(4)))
-    assert [b["mask"].tolist() for b in features] == [[True] * 4, [True] * 2 + [False] * 2]
-    see = jax.jit(lambda x: cache.image_features(run.zero_shot.towers, run.frozen, x))
-    for a, b in zip(features, pixels, strict=True):
-        np.testing.assert_allclose(see(a).cls[a["mask"]], see(b).cls[a["mask"]], atol=1e-5)
-        np.testing.assert_array_equal(a["label"][a["mask"]], b["label"][a["mask"]])
+    found = list(cache.test_batches(built, batch_size=4, rows=range(4)))
+    padding = [(b["label"] == PADDING).tolist() for b in found]
+    assert padding == [[False] * 4, [False] * 2 + [True] * 2]
+    see = jax.jit(lambda x: features.of_batch(run.method, {}, run.frozen, x))
+    for a, b in zip(found, pixels, strict=True):
+        real = a["label"] != PADDING
+        np.testing.assert_allclose(see(a)["cls"][real], see(b)["cls"][real], atol=1e-5)
+        np.testing.assert_array_equal(a["label"], b["label"])
+
+
+def test_rows_that_only_fill_up_the_devices_are_padding(make):
+    run = make()
+    built = features.cached(run, run.method, run.dataset.test, sharding.make_mesh(1))
+    options = {"batch_size": 4, "rows": range(8)}
+    found = [b["label"].tolist() for b in cache.test_batches(built, **options)]
+    pixels = loader.test_batches(run.dataset.test, image_size=32, workers=0, **options)
+    assert found == [b["label"].tolist() for b in pixels]
+    assert found == [[0, 0, 0, 1] + [-1] * 4, [1, 1] + [-1] * 6]
 
 
 def files(tmp_path):
@@ -166,7 +180,7 @@ def numbers(origin="numbers", offset=0):
 @pytest.fixture
 def load(tmp_path):
     def run(source, encode=channel, settings=None, dtype=np.float32, **views):
-        mesh = sharding.make_mesh("1")
+        mesh = sharding.make_mesh(1)
         encoder = cache.Encoder(
             encode,
             np.float32(2),
@@ -193,7 +207,7 @@ def test_features_are_of_whatever_is_encoded(load):
     first, last = cache.test_batches(loaded, batch_size=4, rows=range(4))
     assert first["channel"][:, 0].tolist() == [0, 2, 4, 6]
     assert last["half"][:2, 0, 0, 0].tolist() == [2, 2.5]
-    assert last["mask"].tolist() == [True] * 2 + [False] * 2 and set(last["label"]) == {-1}
+    assert len(last["half"]) == 4
     views = load(numbers(), halves, views=True).features["channel"]
     assert views.shape == (2, 6, 3) and views[1, :, 0].tolist() == [0, 2, 4, 6, 8, 10]
 
