@@ -27,7 +27,7 @@ from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import END, START, Tokenizer
 from sotglp_jax.data.digits import CLASS_NAMES, digits, source
 from sotglp_jax.errors import InputError, run_command
-from sotglp_jax.methods.sotglp import unit
+from sotglp_jax.methods.similarity import unit
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the weights, tokenizer and config.")
 _STEPS = flags.DEFINE_integer("steps", 2500, "Optimiser steps.", lower_bound=1)
