@@ -102,8 +102,10 @@ def observe(
     image = features.of_batch(methods[0], params, frozen, batch)
     found: dict[str, Any] = {"label": batch["label"], "predicted": {}}
     for method, text in zip(methods, texts, strict=True):
-        own = image if "cls" in image else method.encode_images({}, frozen, batch["image"])
-        scores = method.score(params, frozen, text, image if method is methods[0] else own)
+        seen = image
+        if method is not methods[0] and "cls" not in image:
+            seen = method.encode_images({}, frozen, batch["image"])
+        scores = method.score(params, frozen, text, seen)
         found["predicted"] |= classification.predict(scores.logits)
         if method is methods[0]:
             decides = next(iter(method.logits))
