@@ -96,8 +96,8 @@ def observe(
     """What all evaluators want to know of a batch, (B, ...) each, whole on every device.
 
     Returns:
-      "label"; "predicted": classes by classifier; "finite"; "ood", "specialisation" and "maps" as far as
-      the method has the parts that they need, see `evaluators` and `maps`.
+      "label"; "predicted": classes by classifier; "finite"; "ood", "specialisation" and "maps" as
+      far as the method has the parts that they need, see `evaluators` and `maps`.
     """
     image = features.of_batch(methods[0], params, frozen, batch)
     found: dict[str, Any] = {"label": batch["label"], "predicted": {}}

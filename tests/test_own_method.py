@@ -6,6 +6,7 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import own_methods
 import pytest
 from conftest import ROOT
 from safetensors.numpy import load_file
@@ -21,30 +22,23 @@ from sotglp_jax.reports import report
 from sotglp_jax.run import prepare
 
 pytestmark = pytest.mark.usefixtures("compiled")
-PAGE = (ROOT / "docs" / "own_method.md").read_text()
 TRAINED, FITTED = "my_package.taskres:TaskRes", "my_package.tip_adapter:TipAdapter"
 SHORT = {"train.epochs": 4, "train.checkpoint_every": 1, "precision": "float32"}
 TEST = range(900, 960)
 
 
-def write(folder):
-    """Writes the page's blocks where the page says that they are."""
-    (folder / "my_package").mkdir()
-    names = re.findall(r"`(my_package/\w+\.py)`", PAGE)
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    for name, block in zip(names, blocks, strict=True):
-        assert len(block.splitlines()) <= 60
-        (folder / name).write_text(block)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def code(tmp_path_factory):
     """A folder with the page's methods, which Python finds."""
-    folder = write(tmp_path_factory.mktemp("code"))
+    folder = own_methods.write(tmp_path_factory.mktemp("code"))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield folder
+
+
+def test_the_pages_methods_are_short(code):
+    for path in (code / "my_package").iterdir():
+        assert path.name == "__pycache__" or len(path.read_text().splitlines()) <= 60
 
 
 def configuration(clip_folder, method):
@@ -180,15 +174,15 @@ def images(make):
             r"encode_classes .* first axis is that of the 10 classes, .* float32 \(3, 32\)",
         ),
         (
-            images(lambda self, params, frozen, pixels: {"cls": jnp.zeros(64)}),
+            images(lambda params: {"cls": jnp.zeros(64)}),
             "encode_images .* first axis is that of the 2 images",
         ),
         (
-            images(lambda self, params, frozen, pixels: jnp.zeros((2, 64))),
+            images(lambda params: jnp.zeros((2, 64))),
             "encode_images must give a dictionary",
         ),
         (
-            images(lambda self, params, *_: {"cls": jnp.zeros((2, 64)) + params["ctx"].sum()}),
+            images(lambda params: {"cls": jnp.zeros((2, 64)) + params["ctx"].sum()}),
             "encode_images uses the parameter 'ctx', .*: set frozen_images = False",
         ),
         ({"score": lambda *_: jnp.zeros((2, 10))}, "score must give Scores"),
