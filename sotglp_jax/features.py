@@ -10,7 +10,6 @@ from tqdm import tqdm
 from sotglp_jax import cache, hosts, sharding
 from sotglp_jax.data import loader
 from sotglp_jax.data.sources import Source
-from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import Method, Params
 from sotglp_jax.run import Run
 
@@ -104,12 +103,3 @@ class Encode:
 
     def __call__(self, frozen: dict, pixels: jax.Array) -> dict:
         return self.method.encode_images({}, frozen, pixels)
-
-
-def check(method: Method, views: int) -> None:
-    """Raises `InputError` where features are to come from a cache and cannot."""
-    if views and not method.frozen_images:
-        raise InputError(
-            f"cache.views={views} asks for features from disk, but {method.title} learns in the "
-            "vision tower, so they change with every step: leave out --config.cache.views."
-        )

@@ -38,7 +38,7 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     activation = run.clip.activation
     print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
     with _too_large_said():
-        if mode == "train" and run.method.learns:
+        if mode == "train" and run.stages:
             train(run)
         else:
             evaluate(run)

@@ -172,9 +172,8 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
     if start == total:
         return state
     frozen, names = fixed
-    texts = run.method.tokenize_fixed(run.clip.tokenizer, run.dataset.class_names)
     make = jax.jit(run.method.fixed, out_shardings=sharding.replicated(mesh))
-    frozen = frozen | {"fixed": make(frozen, run.packed(texts, mesh))}
+    frozen = frozen | {"fixed": make(frozen, run.packed(run.fixed_texts(), mesh))}
     optimizer = make_optimizer(run.method, config)
     batches = (
         sharding.put_batch(batch, mesh) for batch in features.train_batches(run, mesh, start)

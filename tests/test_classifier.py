@@ -11,11 +11,9 @@ import subprocess
 import sys
 import zlib
 
-import jax
 import numpy as np
 import pytest
 from conftest import ROOT
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -26,34 +24,15 @@ from sotglp_jax.data import digits, pictures
 from sotglp_jax.errors import InputError
 
 README = (ROOT / "README.md").read_text()
+pytestmark = pytest.mark.usefixtures("compiled")
 TEST = range(900, 1797)
 IMAGES = ["a.png", "b.webp", "deep/c.png", "deep/d.png", "deep/e.png"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled(environment):
-    """Programs are compiled once, although every command loads its own."""
-    settings = {
-        "jax_compilation_cache_dir": environment["JAX_COMPILATION_CACHE_DIR"],
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    configure(settings)
-    yield
-    configure(before)
-
-
-def configure(settings):
-    compilation_cache.reset_cache()
-    for name, value in settings.items():
-        jax.config.update(name, value)
-
-
-def trained(clip_folder, folder, **changes):
-    config = common.get_config(f"clip={clip_folder},shots=1")
-    settings = {"train.epochs": 1, "train.warmup_epochs": 0, "transport.iterations": 2}
-    config.update_from_flattened_dict(settings | {"precision": "float32"} | changes)
+def trained(clip_folder, folder, method="sotglp", **changes):
+    config = common.get_config(f"clip={clip_folder},shots=1,method={method}")
+    settings = {"train.epochs": 1, "train.warmup_epochs": 0, "precision": "float32"}
+    config.update_from_flattened_dict(settings | changes)
     study.run_one(config, str(folder), "train")
     return folder
 
@@ -61,7 +40,8 @@ def trained(clip_folder, folder, **changes):
 @pytest.fixture(scope="module")
 def run(clip_folder, tmp_path_factory):
     """The folder of a finished run."""
-    return trained(clip_folder, tmp_path_factory.mktemp("runs") / "run")
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return trained(clip_folder, folder, **{"method.iterations": 2})
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +121,8 @@ def test_neither_length_nor_thread_matters(classifier):
 
 def test_maps_are_of_the_predicted_class(classifier):
     found = classifier([digits.read(i) for i in TEST[:5]], maps=True)
-    assert found.maps.prompts.shape == (5, 4, 4, 4) and found.maps.kept.shape == (5, 10)
+    assert found.maps.prompts.shape == (5, 4, 4, 4) and found.maps.kept.shape == (5, 4, 4)
+    assert (found.maps.kept.sum((1, 2)) == 10).all()
     np.testing.assert_allclose(found.maps.combined, found.maps.prompts.mean(1), atol=1e-6)
 
 
@@ -185,7 +166,7 @@ def change_json(path, **values):
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("version", "export of version 0 and this package reads version 1: export the run again"),
+        ("version", "export of version 0 and this package reads version 2: export the run again"),
         ("damaged", "is not the file that .* describes: copy both again"),
         ("alone", r"digits.sotglp.json is not there"),
         ("nothing", "does not describe an export"),
@@ -216,8 +197,7 @@ def test_exports_that_cannot_be_used(exported, tmp_path, what, said):
         ("unfinished", "is not finished: finish it with .* --workdir="),
         ("old", "an older version.*--mode=eval"),
         ("damaged", "results.json is damaged"),
-        ("setting", "lacks the setting .*method.fusion.*train it again"),
-        ("no checkpoint", "no finished checkpoint"),
+        ("no parameters", "params.safetensors is missing or damaged: .*--mode=eval"),
         ("weights", "are not those that the run"),
     ],
 )
@@ -230,23 +210,29 @@ def test_runs_that_cannot_be_used(run, tmp_path, what, said):
     if what == "unfinished":
         (folder / "results.json").unlink()
     if what == "old":
-        del results["ood_threshold"]
-    if what == "setting":
-        del results["config"]["method.fusion"]
+        del results["method"]
     if what == "weights":
         results["config"]["clip.sha256"] = "0"
-    if what in ("old", "setting", "weights"):
+    if what in ("old", "weights"):
         (folder / "results.json").write_text(json.dumps(results))
     if what == "damaged":
         (folder / "results.json").write_text("{")
-    if what == "no checkpoint":
-        shutil.rmtree(folder / "checkpoints")
+    if what == "no parameters":
+        (folder / "params.safetensors").unlink()
     with pytest.raises(InputError, match=said):
         finished.load(folder)
 
 
+def test_a_setting_that_is_newer_than_a_run_has_its_default(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    results = json.loads((run / "results.json").read_text())
+    del results["config"]["method.fusion"]
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    assert finished.load(tmp_path / "run").run.method.fusion == "fixed"
+
+
 def test_a_zero_shot_run_classifies_by_its_sentences(clip_folder, tmp_path):
-    folder = trained(clip_folder, tmp_path / "run", **common.overrides("zero_shot"))
+    folder = trained(clip_folder, tmp_path / "run", "zeroshot")
     classifier = Classifier.load(folder)
     found = classifier([digits.read(i) for i in TEST])
     assert set(found.probabilities) == {"zero_shot"} and found.threshold is None

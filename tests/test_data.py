@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from sotglp_jax.data import datasets, fewshot, loader, transforms
 from sotglp_jax.data.sources import read_image
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods.contract import PADDING
 
 
 def picture(seed=0, size=(20, 16), mode="RGB"):
@@ -264,7 +265,7 @@ def batches(source, start=0, seed=1, workers=0, batch_size=4, epochs=3, rows=Non
 def same(a, b):
     assert len(a) == len(b)
     for x, y in zip(a, b, strict=True):
-        for key in ("image", "label", "mask"):
+        for key in ("image", "label"):
             np.testing.assert_array_equal(x[key], y[key])
 
 
@@ -272,7 +273,7 @@ def test_training_batches_drop_the_rest_and_resume_by_position(folder):
     source = datasets.resolve(str(folder)).train
     whole = batches(source)
     assert len(whole) == 3 * loader.steps_per_epoch(15, 4) == 9
-    assert all(b["mask"].all() and b["image"].shape == (4, 8, 8, 3) for b in whole)
+    assert all((b["label"] >= 0).all() and b["image"].shape == (4, 8, 8, 3) for b in whole)
     same(batches(source, start=5), whole[5:])
     other = batches(source, seed=2)
     assert any((a["image"] != b["image"]).any() for a, b in zip(whole, other, strict=True))
@@ -291,21 +292,22 @@ def test_two_processes_share_the_rows_of_the_same_batches(folder):
         list(loader.test_batches(source.take(range(5)), **options, rows=rows)) for rows in halves
     )
     # The last batch has one image: the second process gets padding alone.
-    assert [b["mask"].sum() for b in first] == [2, 1]
-    assert [b["mask"].sum() for b in second] == [2, 0] and not second[1]["image"].any()
+    assert [(b["label"] != PADDING).sum() for b in first] == [2, 1]
+    assert [(b["label"] != PADDING).sum() for b in second] == [2, 0]
+    assert not second[1]["image"].any()
 
 
 def test_a_data_set_below_one_batch_is_padded(folder):
     source = datasets.resolve(str(folder)).train.take((0, 5, 10))
     whole = batches(source)
-    assert len(whole) == 3 and all(b["mask"].tolist() == [True] * 3 + [False] for b in whole)
-    assert sorted(whole[0]["label"][:3]) == [0, 1, 2] and not whole[0]["image"][3].any()
+    assert len(whole) == 3 and not whole[0]["image"][3].any()
+    assert all(sorted(b["label"][:3]) == [0, 1, 2] and b["label"][3] == PADDING for b in whole)
 
 
 def test_test_batches_hold_every_image_once(folder):
     source = datasets.resolve(str(folder)).test
     whole = list(loader.test_batches(source, image_size=8, batch_size=4, workers=0))
-    labels = np.concatenate([b["label"][b["mask"]] for b in whole])
+    labels = np.concatenate([b["label"][b["label"] != PADDING] for b in whole])
     assert labels.tolist() == list(source.labels)
     assert {b["image"].shape for b in whole} == {(4, 8, 8, 3)}
 
