@@ -1,40 +1,44 @@
-"""Speed and memory with random weights of the real sizes.
+"""Speed and memory of a method with random weights of the real sizes.
 
-    python -m sotglp_jax.benchmark --what=train --clip=ViT-B/16 --classes=10 --batch=8
+    python -m sotglp_jax.benchmark --what=train --method=sotglp --clip=ViT-B/16 --classes=10
 
 Prints a table and, as its last line, one JSON object. The rate of a plain matrix product, measured
 between the timings, says how fast the machine was at that moment. Class names have 1 to 6 tokens
-in turn, so that the longest prompted sequence has 12.
+in turn.
 """
 
 import dataclasses
 import functools
 import json
-import math
+import re
 import resource
 import statistics
 import sys
 import time
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from sotglp_jax import clip, flops, memory, sharding
-from sotglp_jax.clip.packing import PackedClasses, pack
-from sotglp_jax.clip.tokenizer import Tokens
-from sotglp_jax.data import loader, speed
-from sotglp_jax.errors import run_command
-from sotglp_jax.evaluators import classification
-from sotglp_jax.methods.sotglp import SotGlp
-from sotglp_jax.run import in_precision
+from configs import common
+from sotglp_jax import clip, flops, memory, methods, sharding
+from sotglp_jax.clip.config import MEAN, STD
+from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.data import digits, loader, speed
+from sotglp_jax.data.sources import Dataset, Source
+from sotglp_jax.errors import InputError, run_command
+from sotglp_jax.evaluate import observe
+from sotglp_jax.features import of_batch
+from sotglp_jax.run import Run
 from sotglp_jax.settings import DTYPES
-from sotglp_jax.state import first_state, sgd
-from sotglp_jax.train import jit_step
+from sotglp_jax.state import init_state, make_optimizer
+from sotglp_jax.train import jit_step, parts
 
 
 def _size(
@@ -74,53 +78,63 @@ PEAKS = {
     "TPU v5": (459e12, None),
     "TPU v6 lite": (918e12, None),
 }
-KEYS = (
-    "what",
-    "clip",
-    "classes",
-    "batch",
-    "precision",
-    "mesh",
-    "device",
-    "median_s",
-    "spread_s",
-) + ("images_per_s", "peak_memory_gb", "flops", "flops_per_s", "peak_share", "compile_s")
-TEMPLATE_IDS = (320, 1125, 539, 320)  # "a photo of a"
+KEYS = ("what", "method", "clip", "classes", "batch", "precision", "mesh", "device", "median_s")
+KEYS += ("spread_s", "images_per_s", "peak_memory_gb", "flops", "flops_per_s", "peak_share")
+KEYS += ("compile_s",)
 LONGEST_NAME = 6  # tokens
 SECONDS, LEAST, MOST = 20.0, 5, 50  # spent on timings, and their number
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What the flags say; `clip` is any that `clip.load` takes."""
+    """What the flags say."""
 
     clip: str
     classes: int
     batch: int
     precision: str
-    mesh: str
+    mesh: int
     chunk: int
+    method: str = "sotglp"
     cached: bool = False
 
     @property
     def arch(self) -> clip.Architecture:
         """The dimensions of the CLIP."""
-        return _arch(self.clip)
+        return SIZES[self.clip]
 
-    @property
-    def method(self) -> SotGlp:
-        """The method with the paper's options."""
-        towers = clip.build(self.arch, "quick_gelu", DTYPES[self.precision])
-        return SotGlp(towers, TEMPLATE_IDS)
+    @functools.cached_property
+    def run(self) -> Run:
+        """A run of the method by its usual recipe, without images and with shapes for weights."""
+        config = common.make(clip=self.clip, method=self.method)
+        config.precision, config.mesh, config.text.chunk = self.precision, self.mesh, self.chunk
+        shapes = jax.eval_shape(functools.partial(random_weights, self.arch, self.precision))
+        words = Words(self.arch)
+        loaded = clip.Clip(self.arch, "quick_gelu", MEAN, STD, shapes, words)
+        method = methods.make(config.method, loaded.towers(DTYPES[self.precision]))
+        return Run(config, {}, Path(), task(self.classes), loaded, method, shapes)
 
-    def classes_per_pass(self, devices: int = 1) -> int:
-        """Of the text tower, as a run of these sizes has it."""
-        if self.chunk:
-            return self.chunk
-        frozen = {"text": {"token_embedding": np.zeros((49408, self.arch.text_width))}}
-        shapes = jax.eval_shape(lambda: self.method.init(jax.random.key(0), frozen, self.classes))
-        text = self.method.towers.text
-        return memory.classes_per_pass(text, names(self.classes), shapes, devices)
+
+class Words(Tokenizer):
+    """Gives every word and every punctuation mark one token, without a vocabulary."""
+
+    def __init__(self, arch: clip.Architecture):
+        self.context_length = arch.context_length
+        self._start, self._end = arch.vocab_size - 2, arch.vocab_size - 1
+
+    def encode(self, text: str) -> list[int]:
+        """Ids that follow from the words."""
+        return [zlib.crc32(x.encode()) % self._start for x in re.findall(r"\w+|[^\w\s]", text)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a training step takes, on a mesh: arrays, or shapes where it will not run."""
+
+    state: dict
+    frozen: dict
+    names: Any
+    batch: dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,96 +148,75 @@ class Work:
     """
 
     run: Callable[[], Any]
-    flops: int = 0
-    compile_s: float = 0.0
+    flops: int
+    compile_s: float
 
 
-@functools.cache
-def _arch(name: str) -> clip.Architecture:
-    return SIZES[name] if name in SIZES else clip.load(name).arch
-
-
-def train(case: Case) -> Work:
+def train(case: Case, mesh: Mesh) -> Work:
     """One training step."""
-    mesh, method, optimizer = sharding.make_mesh(case.mesh), case.method, sgd(0.05, 0.9, 0.01)
-    frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
-    classes = sharding.put_classes(names(case.classes), mesh, case.classes_per_pass(mesh.size))
-    state = first_state(method, optimizer, frozen, case.classes, seed=0)
-    state = sharding.spread_classes(state, method.per_class, classes, mesh)
-    batch = sharding.put_batch(images(case), mesh)
-    function = jit_step(mesh, method, optimizer)
-    step, compile_s = compiled(function, state, frozen, classes, batch)
+    given = inputs(case, mesh, jax.jit)
+    step = compiled(step_of(case, mesh), given.state, given.frozen, given.names, given.batch)
+    state = given.state
 
     def run():
         nonlocal state
-        state, metrics = step(state, frozen, classes, batch)
+        state, metrics = step.run(state, given.frozen, given.names, given.batch)
         return metrics
 
-    return Work(run, training_flops(case), compile_s)
+    return dataclasses.replace(step, run=run)
 
 
-def training_flops(case: Case) -> int:
-    """Operations of a training step."""
-    return sum(ours(case).values())
-
-
-def evaluate(case: Case) -> Work:
+def evaluate(case: Case, mesh: Mesh) -> Work:
     """A batch of test images; the class features are there already, once per run."""
-    mesh, method = sharding.make_mesh(case.mesh), case.method
-    frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
-    trained = method.init(jax.random.key(0), frozen, case.classes)
-    classes = pack(names(case.classes), chunk=case.classes_per_pass())
-    text = jax.jit(method.encode_classes)(trained, frozen, classes)
-    batch = sharding.put_batch(images(case), mesh)
-    count = functools.partial(classification.judge, towers=method.towers, methods=(method,))
-    step, compile_s = compiled(jax.jit(count), frozen, trained, (text,), batch)
-    return Work(lambda: step(frozen, trained, (text,), batch), evaluation_flops(case), compile_s)
+    given, method = inputs(case, mesh, jax.jit), case.run.method
+    params = given.state["params"]
+    text = jax.jit(method.encode_classes)(params, given.frozen, given.names)
+    function = jax.jit(functools.partial(observe, methods=(method,), temperature=1.0))
+    return bound(function, params, given.frozen, (text,), given.batch)
 
 
-def evaluation_flops(case: Case) -> int:
-    """Operations of a batch of test images."""
-    parts = ours(case)
-    return sum(parts[k] for k in ("vision", "similarities", "transport"))
+def vision(case: Case, mesh: Mesh) -> Work:
+    """Features of the images, forward."""
+    given = inputs(dataclasses.replace(case, cached=False), mesh, jax.jit)
+    encode = jax.jit(functools.partial(of_batch, case.run.method))
+    return bound(encode, given.state["params"], given.frozen, given.batch)
 
 
-def vision(case: Case) -> Work:
-    """The vision tower, both streams, forward: it is never differentiated."""
-    mesh, towers = sharding.make_mesh(case.mesh), case.method.towers
-    frozen = jax.device_put(random_weights(case)["vision"], sharding.replicated(mesh))
-    case = dataclasses.replace(case, cached=False)
-    pixels = sharding.put_batch({"image": images(case)["image"]}, mesh)["image"]
-
-    def forward(frozen, pixels):
-        return towers.vision.apply({"params": frozen}, towers.normalise(pixels))
-
-    step, compile_s = compiled(jax.jit(forward), frozen, pixels)
-    return Work(lambda: step(frozen, pixels), ours(case)["vision"], compile_s)
+def text(case: Case, mesh: Mesh) -> Work:
+    """Features of the classes, forward and backward."""
+    given, gradient = inputs(case, mesh, jax.jit), text_gradient(case)
+    return bound(jax.jit(gradient), given.state["params"], given.frozen, given.names)
 
 
-def text(case: Case) -> Work:
-    """The text tower on the prompts of all classes, forward and backward."""
-    mesh, method = sharding.make_mesh(case.mesh), case.method
-    frozen = jax.device_put(random_weights(case), sharding.replicated(mesh))
-    classes = sharding.put_classes(names(case.classes), mesh, case.classes_per_pass(mesh.size))
-    trainable = method.init(jax.random.key(0), frozen, case.classes)
+def text_gradient(case: Case) -> Callable:
+    """A function of (params, frozen, names): the gradient of the class features' squared length."""
 
-    def length(trainable, frozen, classes):
-        features = method.encode_classes(trainable, frozen, classes)
+    def length(params, frozen, names):
+        features = case.run.method.encode_classes(params, frozen, names)
         return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(features))
 
-    step, compile_s = compiled(jax.jit(jax.grad(length)), trainable, frozen, classes)
-    parts = ours(case)
-    total = parts["text"] + parts["text, backward"]
-    return Work(lambda: step(trainable, frozen, classes), total, compile_s)
+    return jax.grad(length)
 
 
-def transport(case: Case) -> Work:
-    """Top-K and transport of a batch, forward: the plan is a constant for the gradient."""
-    method = case.method
-    shape = (case.batch, case.arch.patches, case.classes, method.n_local)
+def transport(case: Case, mesh: Mesh) -> Work:
+    """Top-K and transport of a batch, forward: the plan is a constant for the gradient.
+
+    Raises:
+      InputError: the method has no transport.
+    """
+    method = case.run.method
+    if not hasattr(method, "match"):
+        raise InputError(f"{method.title} has no transport plan: choose another --what.")
+    given = inputs(case, mesh, shapes_of)
+
+    def similarities(params, frozen, names, batch):
+        image = of_batch(method, params, frozen, batch)
+        return method.score(params, frozen, method.encode_classes(params, frozen, names), image)
+
+    arguments = given.state["params"], given.frozen, given.names, given.batch
+    shape = jax.eval_shape(similarities, *arguments).sims["local"].shape
     sim = 0.2 + 0.05 * jax.random.normal(jax.random.key(0), shape)
-    step, compile_s = compiled(jax.jit(method.match), sim)
-    return Work(lambda: step(sim), ours(case)["transport"], compile_s)
+    return bound(jax.jit(method.match), jax.device_put(sim, sharding.replicated(mesh)))
 
 
 MEASURED = {
@@ -233,91 +226,120 @@ MEASURED = {
     "text": text,
     "transport": transport,
 }
+LEARNING = ("train", "text", "flops", "memory")  # for methods that learn
 
 
-def compiled(function: Callable, *arguments: Any) -> tuple[Callable, float]:
-    """A jitted function compiled for these arguments, and the seconds that it took."""
+def step_of(case: Case, mesh: Mesh) -> Callable:
+    """The training step, jitted, of the first stage."""
+    run = case.run
+    part = parts(run.stages, steps_per_epoch=1000)[0]
+    return jit_step(mesh, run.method, make_optimizer(run.method, run.config.train), part)
+
+
+def inputs(case: Case, mesh: Mesh, make: Callable) -> Inputs:
+    """The inputs of a training step.
+
+    Args:
+      case: the sizes.
+      mesh: the devices.
+      make: `jax.jit` for arrays, `shapes_of` for shapes.
+    """
+    run, whole = case.run, sharding.replicated(mesh)
+    weights = functools.partial(random_weights, case.arch, case.precision)
+    frozen, names = make(weights, out_shardings=whole)(), run.names_on(mesh, run.method)
+    state = make(functools.partial(init_state, run), out_shardings=whole)(frozen, names)
+    texts = run.method.tokenize_fixed(run.clip.tokenizer, run.dataset.class_names)
+    fixed = make(run.method.fixed, out_shardings=whole)(frozen, run.packed(texts, mesh))
+    batch = sharding.pad_batch(images(case), mesh)
+    return Inputs(state, frozen | {"fixed": fixed}, names, batch)
+
+
+def shapes_of(function: Callable, out_shardings: jax.sharding.Sharding) -> Callable:
+    """As `jax.jit`, but what is returned computes nothing and gives shapes."""
+
+    def shapes(*arguments):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=out_shardings),
+            jax.eval_shape(function, *arguments),
+        )
+
+    return shapes
+
+
+def compiled(function: Callable, *arguments: Any) -> Work:
+    """A jitted function compiled for these arguments; `run` still takes them."""
     began = time.perf_counter()
-    program = function.lower(*arguments).compile()
-    return program, time.perf_counter() - began
+    traced = function.trace(*arguments)
+    program = traced.lower().compile()
+    return Work(program, flops.of(traced.jaxpr), time.perf_counter() - began)
 
 
-def random_weights(case: Case) -> dict:
+def bound(function: Callable, *arguments: Any) -> Work:
+    """The same with the arguments in place."""
+    work = compiled(function, *arguments)
+    return dataclasses.replace(work, run=lambda: work.run(*arguments))
+
+
+def random_weights(arch: clip.Architecture, precision: str) -> dict:
     """CLIP's tree with random values of about the size that trained ones have."""
-    rng = np.random.default_rng(0)
 
     def draw(path, like):
         name = path[-1].key
         if name in ("scale", "bias"):
-            return np.full(like.shape, name == "scale", like.dtype)
+            return jnp.full(like.shape, name == "scale", like.dtype)
         if name == "logit_scale":
-            return np.float32(math.log(100))
+            return jnp.log(jnp.float32(100))
+        key = jax.random.key(zlib.crc32(jax.tree_util.keystr(path).encode()) % 2**31)
         deviation = like.shape[-2] ** -0.5 if name == "kernel" else 0.02
-        return rng.standard_normal(like.shape, like.dtype) * np.float32(deviation)
+        values = deviation * jax.random.normal(key, like.shape)
+        return values.astype(DTYPES[precision]) if name == "kernel" else values
 
-    tree = jax.tree_util.tree_map_with_path(draw, clip.shapes(case.arch))
-    return in_precision(tree, DTYPES[case.precision])
+    return jax.tree_util.tree_map_with_path(draw, clip.shapes(arch))
 
 
-def names(classes: int) -> Tokens:
-    """Random class names of 1 to 6 tokens in turn."""
-    eot = 2 + np.arange(classes, dtype=np.int32) % LONGEST_NAME
-    ids = np.random.default_rng(0).integers(1, 49406, (classes, 12), np.int32)
-    return Tokens(np.where(np.arange(12) <= eot[:, None], ids, 0), eot)
+def task(classes: int) -> Dataset:
+    """Classes whose names have 1 to 6 words in turn, and no images."""
+    names = tuple(" ".join([f"class{i}"] * (1 + i % LONGEST_NAME)) for i in range(classes))
+    none = Source(digits.read, (), (), (), "")
+    return Dataset("random", names, "a photo of a {}.", none, none, none)
 
 
 def images(case: Case) -> dict[str, np.ndarray]:
     """A batch of noise: pixels, or features as a cache has them."""
     rng, side = np.random.default_rng(0), case.arch.image_size
-    shape, width = (case.batch, case.arch.patches), case.arch.vision_width
-    cached = {
-        "cls": rng.standard_normal((case.batch, width), np.float32),
-        "patches": rng.standard_normal((*shape, width), np.float32),
+    pixels = rng.integers(0, 256, (case.batch, side, side, 3), np.uint8)
+    labels = {"label": rng.integers(0, case.classes, case.batch, np.int32)}
+    if not case.cached:
+        return labels | {"image": pixels}
+    run = case.run
+    features = jax.eval_shape(run.method.encode_images, {}, run.frozen, pixels)
+    return labels | {k: rng.standard_normal(x.shape, np.float32) for k, x in features.items()}
+
+
+def operations(case: Case, mesh: Mesh) -> dict[str, tuple[int, int | None]]:
+    """Operations of a training step by part, here and on plain CLIP's towers.
+
+    Plain CLIP computes every position of the whole context in every layer, for as many sequences
+    as there are text features. A part that is no tower's is the same there.
+    """
+    method, given = case.run.method, inputs(case, mesh, shapes_of)
+    params = given.state["params"]
+    on_classes = params, given.frozen, given.names
+    features = jax.tree.leaves(jax.eval_shape(method.encode_classes, *on_classes))
+    sequences = sum(x.size for x in features) // case.arch.embed_dim
+    of_text, of_image = sequences * flops.text(case.arch), case.batch * flops.vision(case.arch)
+    images_ = flops.count(functools.partial(of_batch, method), params, given.frozen, given.batch)
+    forward = flops.count(method.encode_classes, *on_classes)
+    backward = flops.count(text_gradient(case), *on_classes) - forward
+    step = flops.count(step_of(case, mesh), given.state, given.frozen, given.names, given.batch)
+    rest = step - images_ - forward - backward
+    found = {
+        "images": (images_, 0 if case.cached else of_image),
+        "classes": (forward, of_text),
+        "classes, backward": (backward, of_text),
+        "all else": (rest, rest),
     }
-    pixels = {"image": rng.integers(0, 256, (case.batch, side, side, 3), np.uint8)}
-    return (cached if case.cached else pixels) | {
-        "label": rng.integers(0, case.classes, case.batch, np.int32),
-        "mask": np.ones(case.batch, bool),
-    }
-
-
-def ours(case: Case) -> dict[str, int]:
-    """Operations of a training step by part, as this package does it on one device."""
-    arch, method, batch = case.arch, case.method, case.batch
-    classes = pack(names(case.classes), chunk=case.classes_per_pass())
-    text = text_flops(arch, method, classes)
-    heads = (case.classes, method.n_global, method.n_local)
-    problems = batch * case.classes
-    return {
-        "vision": 0 if case.cached else batch * flops.vision(arch, dual=True),
-        "text": text,
-        # Several passes run forward once more instead of keeping what it gave.
-        "text, backward": text * (1 if classes.members.shape[2] == 1 else 2),
-        "similarities": batch * flops.similarities(arch, *heads),
-        "similarities, backward": batch * flops.similarities_backward(arch, *heads),
-        "transport": flops.transport(problems, method.topk, method.n_local, method.iterations),
-    }
-
-
-def text_flops(arch: clip.Architecture, method: SotGlp, classes: PackedClasses) -> int:
-    """Operations of the text tower on all prompts of all classes."""
-    prompts, context = method.n_global + method.n_local, len(method.template_ids)
-    passes, per_pass = classes.members.shape[2:]
-    rows = method.n_global * (1 + context)
-    for name in classes.names:
-        count, length = name.ids.shape[3:]
-        rows += count * (prompts * length + method.n_local * context)
-    longest = 1 + context + max(name.ids.shape[-1] for name in classes.names)
-    return passes * flops.text(arch, longest, per_pass * prompts, rows)
-
-
-def plain(case: Case) -> dict[str, int]:
-    """The same on plain CLIP's towers: every position of the whole context, in every layer."""
-    arch, method = case.arch, case.method
-    prompts = case.classes * (method.n_global + method.n_local)
-    text = prompts * flops.plain_text(arch)
-    vision = 0 if case.cached else case.batch * flops.vision(arch, dual=False)
-    return ours(case) | {"vision": vision, "text": text, "text, backward": text}
+    return found | {"step": tuple(map(sum, zip(*found.values(), strict=True)))}
 
 
 def matrix_product() -> Callable[[str], float]:
@@ -369,83 +391,68 @@ def peak(device_kind: str, precision: str) -> float | None:
     return None
 
 
-def record(what: str, case: Case) -> tuple[dict, float]:
+def record(what: str, case: Case, mesh: Mesh) -> tuple[dict, float]:
     """The JSON line of a measurement, and the rate of matrix products beside it."""
-    work = MEASURED[what](case)
+    work = MEASURED[what](case, mesh)
     seconds, rate = measure(work, case.precision)
     low, median, high = statistics.quantiles(seconds, n=4)
-    device, achieved = jax.devices()[0].device_kind, work.flops / median
-    best = peak(device, case.precision)
-    shape = sharding.make_mesh(case.mesh).shape
-    line = {
+    achieved = work.flops / median
+    best = peak(jax.devices()[0].device_kind, case.precision)
+    found = {
         "what": what + ", cached" * case.cached,
-        "clip": case.clip,
-        "classes": case.classes,
-        "batch": case.batch,
-        "precision": case.precision,
-        "mesh": "x".join(map(str, shape.values())),
-        "device": device,
         "median_s": median,
         "spread_s": high - low,
         "images_per_s": case.batch / median,
         "peak_memory_gb": peak_memory_gb(),
         "flops": work.flops,
         "flops_per_s": achieved,
-        "peak_share": achieved / best / math.prod(shape.values()) if best else None,
+        "peak_share": achieved / best / mesh.size if best else None,
         "compile_s": work.compile_s,
     }
-    return line, rate
+    return line(case, mesh, **found), rate
 
 
-def print_measurement(what: str, case: Case) -> None:
+def line(case: Case, mesh: Mesh, **found: Any) -> dict:
+    """What was found of a case, as its JSON line; None for all else."""
+    said = {key: getattr(case, key) for key in KEYS if hasattr(case, key)}
+    said |= {"mesh": mesh.size, "device": jax.devices()[0].device_kind}
+    return dict.fromkeys(KEYS) | said | found
+
+
+def print_measurement(what: str, case: Case, mesh: Mesh) -> None:
     """Times one thing and prints it."""
-    line, rate = record(what, case)
-    for key, value in line.items():
+    found, rate = record(what, case, mesh)
+    for key, value in found.items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
         print(f"{key:<16}{shown}")
     print(f"a plain matrix product ran at {rate / 1e9:.0f} GFLOP/s between the timings; ", end="")
-    print(f"this is {line['flops_per_s'] / rate:.0%} of it")
-    print(json.dumps(line))
+    print(f"this is {found['flops_per_s'] / rate:.0%} of it")
+    print(json.dumps(found))
 
 
-def print_flops(case: Case) -> None:
+def print_flops(case: Case, mesh: Mesh) -> None:
     """Operations of a training step by part, for plain CLIP and for this package."""
-    theirs, mine = plain(case), ours(case)
+    found = operations(case, mesh)
     print(f"{'GFLOP of a training step':<26}{'plain CLIP':>12}{'here':>12}{'ratio':>8}")
-    for part in [*mine, "total"]:
-        a, b = (sum(x.values()) if part == "total" else x[part] for x in (theirs, mine))
-        print(f"{part:<26}{a / 1e9:>12.1f}{b / 1e9:>12.1f}{b / a:>8.2f}")
-    line = dict.fromkeys(KEYS) | {"what": "flops", "flops": sum(mine.values())}
-    print(json.dumps(line | {k: getattr(case, k) for k in line if hasattr(case, k)}))
+    for part, (here, plain) in found.items():
+        ratio = f"{here / plain:.2f}" if plain else "-"
+        print(f"{part:<26}{plain / 1e9:>12.1f}{here / 1e9:>12.1f}{ratio:>8}")
+    print(json.dumps(line(case, mesh, what="flops", flops=found["step"][0])))
 
 
-def print_memory(case: Case) -> None:
+def print_memory(case: Case, mesh: Mesh) -> None:
     """Memory of a training step on each device of a mesh; it is compiled and not run."""
-    mesh, method, optimizer = sharding.make_mesh(case.mesh), case.method, sgd(0.05, 0.9, 0.01)
-    classes = sharding.put_classes(names(case.classes), mesh, case.classes_per_pass(mesh.size))
-    frozen = random_weights(case)
-    # A row for every place instead of every class.
-    state = jax.eval_shape(lambda: first_state(method, optimizer, frozen, len(classes.mask), 0))
-    everywhere = PartitionSpec()
-    specs = (
-        sharding.state_specs(state, method.per_class),
-        jax.tree.map(lambda _: everywhere, frozen),
-    )
-    state, frozen = jax.tree.map(
-        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
-        (state, frozen),
-        specs,
-    )
-    batch = sharding.put_batch(images(case), mesh)
-    program, seconds = compiled(jit_step(mesh, method, optimizer), state, frozen, classes, batch)
-    passes = classes.members.shape[2]
-    print(f"{memory.needed(program) / 1e9:.2f} GB on each of {mesh.size} devices, {passes} passes")
-    line = dict.fromkeys(KEYS) | {"what": "memory", "peak_memory_gb": memory.needed(program) / 1e9}
-    line |= {"device": jax.devices()[0].device_kind, "compile_s": seconds}
-    print(json.dumps(line | {k: getattr(case, k) for k in line if hasattr(case, k)}))
+    given = inputs(case, mesh, shapes_of)
+    work = compiled(step_of(case, mesh), given.state, given.frozen, given.names, given.batch)
+    needed = memory.needed(work.run)
+    print(f"{needed / 1e9:.2f} GB on each of {mesh.size} devices")
+    for part, size in memory.parts(work.run).items():
+        print(f"  {part:<12}{size / 1e9:>6.2f}")
+    found = {"peak_memory_gb": needed / 1e9, "flops": work.flops, "compile_s": work.compile_s}
+    print(json.dumps(line(case, mesh, what="memory", **found)))
 
 
-def print_input(case: Case) -> None:
+def print_input(case: Case, mesh: Mesh) -> None:
     """Images/s of decoding, resizing and batching, and of the bare Pillow calls in a plain pool."""
     size, device = case.arch.image_size, f"{loader.cores()} cores"
     print(f"{'workers':>7}{'images/s':>10}{'plain pool':>12}{'share':>7}   median of {speed.TIMES}")
@@ -456,10 +463,10 @@ def print_input(case: Case) -> None:
         rate, pool = (statistics.median(x[key] for x in times) for key in ("ours", "pool"))
         share = statistics.median(x["ours"] / x["pool"] for x in times)
         print(f"{workers:>7}{rate:>10.0f}{pool:>12.0f}{share:>7.0%}", flush=True)
-        line = {"what": "input", "clip": case.clip, "batch": case.batch, "device": device}
-        line |= {"median_s": statistics.median(seconds), "spread_s": seconds[-1] - seconds[0]}
-        line |= {"images_per_s": rate, "workers": workers, "pool_images_per_s": pool}
-        lines.append(json.dumps(dict.fromkeys(KEYS) | line))
+        found = {"what": "input", "clip": case.clip, "batch": case.batch, "device": device}
+        found |= {"median_s": statistics.median(seconds), "spread_s": seconds[-1] - seconds[0]}
+        found |= {"images_per_s": rate, "workers": workers, "pool_images_per_s": pool}
+        lines.append(json.dumps(dict.fromkeys(KEYS) | found))
     print("\n".join(lines))
 
 
@@ -467,23 +474,38 @@ def main(_: list[str]) -> None:
     """Runs what the flags say."""
     values = flags.FLAGS
     case = Case(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Case)})
-    if values.what == "flops":
-        print_flops(case)
-    elif values.what == "input":
-        print_input(case)
-    elif values.what == "memory":
-        print_memory(case)
-    else:
-        print_measurement(values.what, case)
+    check(values.what, case)
+    mesh = sharding.make_mesh(case.mesh)
+    with jax.set_mesh(mesh):
+        if values.what in MEASURED:
+            print_measurement(values.what, case, mesh)
+        else:
+            PRINTED[values.what](case, mesh)
+
+
+def check(what: str, case: Case) -> None:
+    """Raises `InputError` for a method that has nothing to measure."""
+    method = methods.load(case.method)
+    if what in LEARNING and not method.learns:
+        raise InputError(f"{method.title} learns nothing: --what=eval or vision can be measured.")
+    if case.cached and not method.frozen_images:
+        raise InputError(
+            f"{method.title} learns in the vision tower, whose features no cache can hold: leave "
+            "out --cached."
+        )
+
+
+PRINTED = {"flops": print_flops, "memory": print_memory, "input": print_input}
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("what", "train", [*MEASURED, "input", "flops", "memory"], "What to measure.")
+    flags.DEFINE_enum("what", "train", [*MEASURED, *PRINTED], "What to measure.")
+    flags.DEFINE_string("method", "sotglp", "A method by name, or PACKAGE.MODULE:CLASS.")
     flags.DEFINE_enum("clip", "ViT-B/16", list(SIZES), "Whose sizes.")
     flags.DEFINE_integer("classes", 10, "Number of classes.", lower_bound=1)
     flags.DEFINE_integer("batch", 8, "Images in a batch.", lower_bound=1)
     flags.DEFINE_enum("precision", "float32", list(DTYPES), "Of the products in the towers.")
-    flags.DEFINE_string("mesh", "", "As --config.mesh.")
+    flags.DEFINE_integer("mesh", 0, "As --config.mesh.", lower_bound=0)
     flags.DEFINE_integer("chunk", 0, "As --config.text.chunk.", lower_bound=0)
     flags.DEFINE_bool("cached", False, "Train or evaluate on cached features of the images.")
     run_command(main)

@@ -1,84 +1,81 @@
-"""Floating-point operations, counted by hand: 2 for a multiply and add.
+"""Floating-point operations of matrix products, 2 for a multiply and add.
 
-XLA's own count takes the body of a scan once however often it runs. Matrix products only, the
-rest is below 1 %, but for the transport, which has none.
+They are read from the traced program: XLA's own count takes the body of a scan once however often
+it runs. All else is below 1 %, but for an optimal transport, which has no products.
 """
+
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from sotglp_jax.clip import Architecture
 
 
-def vision(arch: Architecture, dual: bool) -> int:
-    """Operations per image of the vision tower, class token projected.
+def count(function: Callable, *arguments) -> int:
+    """Operations of one call, on all devices together.
 
     Args:
-      arch: CLIP's dimensions.
-      dual: this package's forward with the V-V stream; False counts plain CLIP, every token of
-        every layer.
+      function: jitted or not.
+      arguments: arrays, or shapes in their place.
     """
-    w, t, p = arch.vision_width, arch.image_tokens, arch.patches
+    return of(jax.make_jaxpr(function)(*arguments))
+
+
+def of(program: ClosedJaxpr) -> int:
+    """Operations of a traced program, without what none of its results depends on.
+
+    A device's part in a `shard_map` counts for each of its devices, the dearest branch of a
+    `cond`, and the body of a `while` once, whose length is not known here.
+    """
+    jaxpr = program.jaxpr
+    return _products(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0])
+
+
+def vision(arch: Architecture) -> int:
+    """Operations per image of plain CLIP's vision tower, class token projected."""
+    w, p = arch.vision_width, arch.patches
     ends = 2 * (p * 3 * arch.patch_size**2 * w + w * arch.embed_dim)
-    layer = _layer(t, t, w, arch.vision_mlp)
-    if not dual:
-        return ends + arch.vision_layers * layer
-    last = _layer(t, 1, w, arch.vision_mlp) + _vv(t, p, w)
-    return ends + (arch.vision_layers - 1) * (layer + _vv(t, t, w)) + last
+    return ends + arch.vision_layers * _layer(arch.image_tokens, w, arch.vision_mlp)
 
 
-def text(arch: Architecture, length: int, sequences: int = 1, rows: int | None = None) -> int:
-    """Operations of the text tower, the last layer for the EOT positions alone.
-
-    Args:
-      arch: CLIP's dimensions.
-      length: of the sequences that attention runs on.
-      sequences: their number.
-      rows: tokens that the dense layers run on; None is all of all sequences.
-    """
-    w, mlp = arch.text_width, arch.text_mlp
-    rows = rows or sequences * length
-    inner = _dense(rows, rows, w, mlp) + _attention(sequences * length, length, w)
-    last = _dense(rows, sequences, w, mlp) + _attention(sequences, length, w)
-    return (arch.text_layers - 1) * inner + last + 2 * sequences * w * arch.embed_dim
-
-
-def plain_text(arch: Architecture) -> int:
+def text(arch: Architecture) -> int:
     """Operations per sequence of plain CLIP's text tower: the whole context, every position."""
     w, length = arch.text_width, arch.context_length
-    return arch.text_layers * _layer(length, length, w, arch.text_mlp) + 2 * w * arch.embed_dim
+    return arch.text_layers * _layer(length, w, arch.text_mlp) + 2 * w * arch.embed_dim
 
 
-def similarities(arch: Architecture, classes: int, n_global: int, n_local: int) -> int:
-    """Operations per image from both projections to the cosines with every prompt."""
-    w, d, p = arch.vision_width, arch.embed_dim, arch.patches
-    projections = 2 * p * w * w + 2 * (p + 1) * w * d
-    return projections + 2 * classes * d * (n_global + p * n_local)
+def _layer(tokens: int, width: int, mlp: int) -> int:
+    """Queries, keys, values and output; the MLP; attention."""
+    return 4 * tokens * width * (2 * width + mlp + tokens)
 
 
-def similarities_backward(arch: Architecture, classes: int, n_global: int, n_local: int) -> int:
-    """The same for the gradients of the text features and of the local projection."""
-    w, d, p = arch.vision_width, arch.embed_dim, arch.patches
-    projection = 2 * p * w * w + 2 * p * w * d
-    return projection + 2 * classes * d * (n_global + 2 * p * n_local)
+def _products(jaxpr: Jaxpr) -> int:
+    return sum(_equation(equation) for equation in jaxpr.eqns)
 
 
-def transport(problems: int, rows: int, columns: int, iterations: int) -> int:
-    """Operations of Sinkhorn: an iteration adds, takes exponentials and sums once per half."""
-    return problems * iterations * 2 * 3 * rows * columns
+def _equation(equation) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+        return 2 * equation.outvars[0].aval.size * kernel.size // outputs
+    inner = [_products(jaxpr) for jaxpr in _inner(params)]
+    if name == "cond":
+        return max(inner)
+    times = {"scan": lambda: params["length"], "shard_map": lambda: params["mesh"].size}
+    return sum(inner) * times.get(name, lambda: 1)()
 
 
-def _layer(tokens: int, read: int, width: int, mlp: int) -> int:
-    return _dense(tokens, read, width, mlp) + _attention(read, tokens, width)
-
-
-def _dense(tokens: int, read: int, width: int, mlp: int) -> int:
-    """Keys and values of all tokens; queries, output and MLP of those that are read."""
-    return 2 * width * (2 * tokens * width + 2 * read * width + 2 * read * mlp)
-
-
-def _attention(queries: int, keys: int, width: int) -> int:
-    """Q Kᵀ and A V of one sequence, or of several when `queries` counts those of all."""
-    return 4 * queries * keys * width
-
-
-def _vv(tokens: int, read: int, width: int) -> int:
-    """V Vᵀ, A V and the output projection."""
-    return _attention(read, tokens, width) + 2 * read * width**2
+def _inner(params: dict) -> Iterator[Jaxpr]:
+    """The programs that an equation runs."""
+    for value in params.values():
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, ClosedJaxpr | Jaxpr):
+                yield getattr(part, "jaxpr", part)

@@ -37,11 +37,19 @@ def classes_per_pass(method: Method, length: int, classes: int, devices: int = 1
     return -(-classes // devices // max(passes, 1))
 
 
+def parts(program: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes on each device while a compiled step runs, by what they hold."""
+    sizes = program.memory_analysis()
+    return {
+        "arguments": sizes.argument_size_in_bytes,
+        "results": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+        "temporaries": sizes.temp_size_in_bytes,
+    }
+
+
 def needed(program: jax.stages.Compiled) -> int:
     """Bytes on each device while a compiled step runs, its arguments included."""
-    sizes = program.memory_analysis()
-    made = sizes.temp_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    return sizes.argument_size_in_bytes + made
+    return sum(parts(program).values())
 
 
 def describe(program: jax.stages.Compiled) -> str:
