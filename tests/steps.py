@@ -9,7 +9,7 @@ import optax
 from sotglp_jax import sharding
 from sotglp_jax.clip import Clip
 from sotglp_jax.methods.contract import Method, Params, Stage
-from sotglp_jax.state import first_state, sgd
+from sotglp_jax.state import State, first_state, sgd
 from sotglp_jax.train import Part, jit_step
 
 # Without momentum and weight decay and at a learning rate of 1, a step is the gradient.
@@ -18,12 +18,18 @@ STAGE = Stage(epochs=1, lr=1.0, schedule="paper", warmup_epochs=0, warmup_lr=0.0
 
 
 class Step(NamedTuple):
-    """What a step did: the parameters around it, its metrics, and its program."""
+    """The parameters before a step, CLIP's weights and the state after it, and its program."""
 
     before: Params
-    after: Params
+    frozen: dict
+    state: State
     metrics: dict
     compiled: jax.stages.Compiled
+
+    @property
+    def after(self) -> Params:
+        """The parameters after the step."""
+        return self.state["params"]
 
 
 def take(
@@ -66,4 +72,5 @@ def take(
         step = jit_step(mesh, method, optimizer, Part(stage, index=0, first=0, steps=1))
         compiled = step.lower(state, frozen, names, batch).compile()
         state, metrics = compiled(state, frozen, names, batch)
-    return Step(before, *jax.device_get((state["params"], metrics)), compiled)
+    del frozen["fixed"]
+    return Step(before, *jax.device_get((frozen, state, metrics)), compiled)
