@@ -111,8 +111,8 @@ def train_step(
         direction, opt_state = optimizer.update(gradient | still, opt_state, params)
         moved = jax.tree.map(lambda x, d: x - rate * d, moving, {k: direction[k] for k in moving})
         params = params | moved
-        metrics["gradient_norm"] = optax.global_norm(gradient)
-        metrics["parameter_norm"] = optax.global_norm(params)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        metrics["parameter_norm"] = optax.tree.norm(params)
         return (params, opt_state), metrics
 
     carry = state["params"], state["opt_state"]
