@@ -25,9 +25,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from sotglp_jax import hosts
 from sotglp_jax.data import fewshot, loader, transforms
 from sotglp_jax.data.sources import Source
+from sotglp_jax.devices import hosts
 from sotglp_jax.feature_file import FeatureFile
 from sotglp_jax.methods.contract import PADDING
 

@@ -11,14 +11,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sotglp_jax import features, hosts, maps, ood, sharding, tables, workdir
+from sotglp_jax import features, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import fewshot, transforms
 from sotglp_jax.data.sources import Source
+from sotglp_jax.devices import hosts, sharding
 from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators import classification, specialisation
+from sotglp_jax.evaluators import classification, maps, specialisation
+from sotglp_jax.evaluators import detection as ood
 from sotglp_jax.evaluators import ood as detection
 from sotglp_jax.methods.contract import PADDING, Method, Params
+from sotglp_jax.reports import tables
 from sotglp_jax.run import Run, seen_classes
 from sotglp_jax.settings import defaults, flatten
 from sotglp_jax.state import restore, trained

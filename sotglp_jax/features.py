@@ -7,9 +7,10 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sotglp_jax import cache, hosts, sharding
+from sotglp_jax import cache
 from sotglp_jax.data import loader
 from sotglp_jax.data.sources import Source
+from sotglp_jax.devices import hosts, sharding
 from sotglp_jax.methods.contract import Method, Params
 from sotglp_jax.run import Run
 

@@ -10,11 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sotglp_jax import clip, memory, methods, sharding, workdir
+from sotglp_jax import clip, methods, workdir
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import datasets, digits, fewshot, loader
 from sotglp_jax.data.sources import Dataset, Source, choose_classes
+from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.check import Check
 from sotglp_jax.methods.contract import Method, Stage

@@ -14,8 +14,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sotglp_jax import hosts, tables, workdir
+from sotglp_jax import workdir
+from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
+from sotglp_jax.reports import tables
 from sotglp_jax.run import prepare
 from sotglp_jax.settings import CHOSEN_BY_NAME, defaults, differing, flatten, unflatten
 

@@ -14,11 +14,12 @@ import optax
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import evaluate, features, hosts, memory, sharding, workdir
+from sotglp_jax import evaluate, features, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import loader
+from sotglp_jax.devices import hosts, memory, sharding
+from sotglp_jax.devices.hosts import Interruption
 from sotglp_jax.errors import InputError
-from sotglp_jax.hosts import Interruption
 from sotglp_jax.methods.contract import Method, Moment, Params, Stage, masked_mean
 from sotglp_jax.run import Run
 from sotglp_jax.schedules import learning_rate

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from sotglp_jax import hosts
 from sotglp_jax.clip import hub
+from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
 from sotglp_jax.settings import differing
 

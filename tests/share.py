@@ -11,7 +11,8 @@ import json
 import jax
 import jax.numpy as jnp
 
-from sotglp_jax import benchmark, sharding
+from sotglp_jax.benchmark import cases as benchmark
+from sotglp_jax.devices import sharding
 
 # Two layers, of which the scan holds one, are what XLA counts right.
 TWO = {"vision_layers": 2, "text_layers": 2, "vision_width": 128, "text_width": 128}

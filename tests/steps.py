@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import optax
 
-from sotglp_jax import sharding
 from sotglp_jax.clip import Clip
+from sotglp_jax.devices import sharding
 from sotglp_jax.methods.contract import Method, Params, Stage
 from sotglp_jax.state import State, first_state, sgd
 from sotglp_jax.train import Part, jit_step

@@ -12,9 +12,10 @@ from conftest import ROOT
 from PIL import Image
 
 from configs import common
-from sotglp_jax import cache, features, sharding
+from sotglp_jax import cache, features
 from sotglp_jax.data import loader
 from sotglp_jax.data.sources import Source
+from sotglp_jax.devices import sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import PADDING
 from sotglp_jax.run import prepare

@@ -18,10 +18,11 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from configs import common
-from sotglp_jax import Classifier, export, finished, predict, study
-from sotglp_jax.classifier import bucket
+from sotglp_jax import Classifier, export, predict, study
 from sotglp_jax.data import digits, pictures
 from sotglp_jax.errors import InputError
+from sotglp_jax.trained import finished
+from sotglp_jax.trained.classifier import bucket
 
 README = (ROOT / "README.md").read_text()
 pytestmark = pytest.mark.usefixtures("compiled")

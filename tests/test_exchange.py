@@ -14,13 +14,16 @@ from parities import sotglp
 from safetensors.numpy import load_file, save_file
 
 from configs import common
-from sotglp_jax import evaluate, exchange, finished, inspect, learned, official, programs, workdir
+from sotglp_jax import evaluate, exchange, workdir
 from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.devices import programs
 from sotglp_jax.errors import InputError
+from sotglp_jax.inspect import command as inspect
+from sotglp_jax.inspect import heatmaps, learned
 from sotglp_jax.methods.coop import CoOp
 from sotglp_jax.methods.sotglp import SotGlp
-from sotglp_jax.reports import heatmaps
 from sotglp_jax.run import prepare
+from sotglp_jax.trained import finished, official
 
 GOLDEN = Path(__file__).parent / "data" / "tiny.npz"
 # Of the digits with a tokenizer of single letters, to which the template has nine tokens.

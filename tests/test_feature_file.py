@@ -23,7 +23,8 @@ import time
 import jax
 import numpy as np
 from PIL import Image
-from sotglp_jax import cache, hosts
+from sotglp_jax import cache
+from sotglp_jax.devices import hosts
 from sotglp_jax.data.sources import Source
 
 folder, held, seconds, state, distributed = sys.argv[1:]

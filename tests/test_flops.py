@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from sotglp_jax import benchmark, clip, flops, sharding
-from sotglp_jax.benchmark import SIZES
+from sotglp_jax import clip
+from sotglp_jax.benchmark import cases as benchmark
+from sotglp_jax.benchmark import flops
+from sotglp_jax.benchmark.cases import SIZES
 from sotglp_jax.clip.packing import pack
+from sotglp_jax.devices import sharding
 
 TESTS = Path(__file__).parent
 SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)

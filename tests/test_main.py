@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from runs import SHORT, metrics, wait_for_step
 
-from sotglp_jax import maps, sharding
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import digits
+from sotglp_jax.devices import sharding
+from sotglp_jax.evaluators import maps
 from sotglp_jax.run import prepare
 from sotglp_jax.settings import unflatten
 from sotglp_jax.state import restore

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import struct
 
-from sotglp_jax import maps, workdir
+from sotglp_jax import workdir
 from sotglp_jax.data.sources import Source
 from sotglp_jax.errors import InputError
+from sotglp_jax.evaluators import maps
 from sotglp_jax.methods import transport
 from sotglp_jax.reports import gallery
 

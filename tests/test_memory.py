@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from sotglp_jax import benchmark, clip, memory
+from sotglp_jax import clip
+from sotglp_jax.benchmark import cases as benchmark
+from sotglp_jax.devices import memory
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.sotglp import SotGlp
 

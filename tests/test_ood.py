@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from sotglp_jax import clip, ood
+from sotglp_jax import clip
 from sotglp_jax.data import datasets, drawn
 from sotglp_jax.errors import InputError
+from sotglp_jax.evaluators import detection as ood
 from sotglp_jax.evaluators import ood as evaluator
 from sotglp_jax.methods.contract import Scores
 from sotglp_jax.methods.zeroshot import ZeroShot

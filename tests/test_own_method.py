@@ -12,14 +12,16 @@ from conftest import ROOT
 from safetensors.numpy import load_file
 
 from configs import common
-from sotglp_jax import Classifier, exported, hosts, methods, predict, study, tables
+from sotglp_jax import Classifier, methods, predict, study
 from sotglp_jax.data import digits
+from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.check import Check
 from sotglp_jax.methods.contract import Method, Scores, Stage
 from sotglp_jax.methods.coop import CoOp
-from sotglp_jax.reports import report
+from sotglp_jax.reports import report, tables
 from sotglp_jax.run import prepare
+from sotglp_jax.trained import exported
 
 pytestmark = pytest.mark.usefixtures("compiled")
 TRAINED, FITTED = "my_package.taskres:TaskRes", "my_package.tip_adapter:TipAdapter"

@@ -11,10 +11,14 @@ from conftest import ROOT
 from safetensors.numpy import load_file
 
 from configs import common
-from sotglp_jax import Classifier, exchange, exported, inspect, predict, programs, study, tables
+from sotglp_jax import Classifier, exchange, predict, study
 from sotglp_jax.data import digits
+from sotglp_jax.devices import programs
 from sotglp_jax.errors import InputError
+from sotglp_jax.inspect import command as inspect
+from sotglp_jax.reports import tables
 from sotglp_jax.run import prepare
+from sotglp_jax.trained import exported
 
 pytestmark = pytest.mark.usefixtures("compiled")
 TITLES = {"coop": "CoOp", "promptsrc": "PromptSRC"}

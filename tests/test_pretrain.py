@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sotglp_jax import clip, glyphs, pretrain
+from sotglp_jax import clip
 from sotglp_jax.clip import hub
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.data.digits import CLASS_NAMES
 from sotglp_jax.errors import InputError
+from sotglp_jax.pretrain import glyphs
+from sotglp_jax.pretrain import training as pretrain
 
 FLOAT16 = 2.0**-11  # relative rounding error
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from sotglp_jax import tables
+from sotglp_jax.reports import tables
 
 README = (ROOT / "README.md").read_text()
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

@@ -16,9 +16,10 @@ import pytest
 from matplotlib.axis import Axis
 from matplotlib.text import Text
 
-from sotglp_jax import maps
 from sotglp_jax.errors import InputError
-from sotglp_jax.reports import beyond, figures, formats, heatmaps, insights, paper, report, results
+from sotglp_jax.evaluators import maps
+from sotglp_jax.inspect import heatmaps, insights
+from sotglp_jax.reports import beyond, figures, formats, paper, report, results
 from sotglp_jax.reports.paper import PUBLISHED
 from sotglp_jax.workdir import write_arrays
 

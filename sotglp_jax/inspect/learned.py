@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sotglp_jax import sharding
+from sotglp_jax.devices import sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators.classification import CONFUSION
-from sotglp_jax.finished import Finished
 from sotglp_jax.methods.similarity import unit
+from sotglp_jax.trained.finished import Finished
 
 SAMPLE = 256  # words that the yardstick is taken from
 

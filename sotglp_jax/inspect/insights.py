@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jaxtyping import Array, Float, Int
 
-from sotglp_jax import learned
 from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.inspect import learned
 
 MOST = 10  # lines of mistakes
 

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 from jaxtyping import Array, UInt8
 
-from sotglp_jax import maps, sharding
-from sotglp_jax.evaluators import ood
-from sotglp_jax.finished import Finished
+from sotglp_jax.devices import sharding
+from sotglp_jax.evaluators import maps, ood
 from sotglp_jax.methods.contract import Method, Params
+from sotglp_jax.trained.finished import Finished
 
 
 def threshold(run: Finished) -> float | None:

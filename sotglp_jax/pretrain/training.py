@@ -22,12 +22,13 @@ from safetensors.numpy import save_file
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from sotglp_jax import clip, glyphs
+from sotglp_jax import clip
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import END, START, Tokenizer
 from sotglp_jax.data.digits import CLASS_NAMES, digits, source
-from sotglp_jax.errors import InputError, run_command
+from sotglp_jax.errors import InputError
 from sotglp_jax.methods.similarity import unit
+from sotglp_jax.pretrain import glyphs
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the weights, tokenizer and config.")
 _STEPS = flags.DEFINE_integer("steps", 2500, "Optimiser steps.", lower_bound=1)
@@ -332,8 +333,3 @@ def main(_: list[str]) -> None:
     out = Path(_OUT.value)
     pretrain(out, _STEPS.value, _BATCH.value, _SEED.value)
     print(f"zero-shot accuracy on scikit-learn's digits: {digits_accuracy(out):.1%}")
-
-
-if __name__ == "__main__":
-    flags.mark_flag_as_required("out")
-    run_command(main)

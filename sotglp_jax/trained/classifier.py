@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from sotglp_jax import exported, finished, outputs
 from sotglp_jax.data import pictures
 from sotglp_jax.data.pictures import Picture
 from sotglp_jax.errors import InputError
-from sotglp_jax.finished import Finished
-from sotglp_jax.maps import Maps
+from sotglp_jax.evaluators.maps import Maps
+from sotglp_jax.trained import exported, finished, outputs
+from sotglp_jax.trained.finished import Finished
 
 MOST = 32  # images of a batch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from sotglp_jax.errors import InputError, run_command
+from sotglp_jax.errors import InputError
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -23,8 +23,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Prints what was learned, and draws some of it."""
-    from sotglp_jax import finished, learned, programs
-    from sotglp_jax.reports import heatmaps, insights
+    from sotglp_jax.devices import programs
+    from sotglp_jax.inspect import heatmaps, insights, learned
+    from sotglp_jax.trained import finished
 
     if arguments.out and arguments.out.suffix not in (".png", ".pdf"):
         raise InputError(f"--out={arguments.out} must end in .png or .pdf.")
@@ -48,7 +49,3 @@ def main(arguments: argparse.Namespace) -> None:
                 f"{out} cannot be written ({error.strerror}): choose another --out."
             ) from None
         print(f"picture: {out}")
-
-
-if __name__ == "__main__":
-    run_command(main, flags_parser=parse)

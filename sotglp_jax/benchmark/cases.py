@@ -27,12 +27,14 @@ from absl import flags
 from jax.sharding import Mesh
 
 from configs import common
-from sotglp_jax import clip, flops, memory, methods, sharding
+from sotglp_jax import clip, methods
+from sotglp_jax.benchmark import flops
 from sotglp_jax.clip.config import MEAN, STD
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.data import digits, loader, speed
 from sotglp_jax.data.sources import Dataset, Source
-from sotglp_jax.errors import InputError, run_command
+from sotglp_jax.devices import memory, sharding
+from sotglp_jax.errors import InputError
 from sotglp_jax.evaluate import observe
 from sotglp_jax.features import of_batch
 from sotglp_jax.run import Run
@@ -496,16 +498,3 @@ def check(what: str, case: Case) -> None:
 
 
 PRINTED = {"flops": print_flops, "memory": print_memory, "input": print_input}
-
-
-if __name__ == "__main__":
-    flags.DEFINE_enum("what", "train", [*MEASURED, *PRINTED], "What to measure.")
-    flags.DEFINE_string("method", "sotglp", "A method by name, or PACKAGE.MODULE:CLASS.")
-    flags.DEFINE_enum("clip", "ViT-B/16", list(SIZES), "Whose sizes.")
-    flags.DEFINE_integer("classes", 10, "Number of classes.", lower_bound=1)
-    flags.DEFINE_integer("batch", 8, "Images in a batch.", lower_bound=1)
-    flags.DEFINE_enum("precision", "float32", list(DTYPES), "Of the products in the towers.")
-    flags.DEFINE_integer("mesh", 0, "As --config.mesh.", lower_bound=0)
-    flags.DEFINE_integer("chunk", 0, "As --config.text.chunk.", lower_bound=0)
-    flags.DEFINE_bool("cached", False, "Train or evaluate on cached features of the images.")
-    run_command(main)

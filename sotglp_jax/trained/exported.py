@@ -13,9 +13,10 @@ from pathlib import Path
 import jax.export
 import jax.numpy as jnp
 
-from sotglp_jax import finished, outputs, workdir
+from sotglp_jax import workdir
 from sotglp_jax.data import transforms
 from sotglp_jax.errors import InputError
+from sotglp_jax.trained import finished, outputs
 
 VERSION = 2
 PLATFORMS = ("cpu", "cuda", "tpu")
