@@ -45,7 +45,9 @@ setup(
     packages=find_packages(include=["sotglp_jax*"]),
     # Puts the clone itself on the path of an editable install, so that configs/ imports anywhere.
     package_dir={"": "."},
-    package_data={"sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/*.txt", "assets/tiny_clip/*"]},
+    package_data={
+        "sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/*.txt", "assets/tiny_clip/*"]
+    },
     install_requires=REQUIRED,
     extras_require={"test": TEST, "parity": PARITY, "torch": TORCH},
 )

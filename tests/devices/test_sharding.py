@@ -10,8 +10,9 @@ from pathlib import Path
 
 import mesh
 import pytest
+from conftest import ROOT
 
-TESTS = Path(__file__).parent
+HERE = Path(__file__).parent
 GATHERS, REDUCTIONS = ("all-gather",), ("all-reduce", "reduce-scatter")
 # METHOD-CLASSES-IMAGES-CHUNK: divided evenly, and by none of them; in one pass, and in several.
 SIZES = ("16-8-0", "5-4-0", "21-12-2")
@@ -19,8 +20,8 @@ SIZES = ("16-8-0", "5-4-0", "21-12-2")
 
 def compare(clip_folder, *cases):
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    env["PYTHONPATH"] = f"{TESTS.parent}:{TESTS}"
-    command = [sys.executable, str(TESTS / "mesh.py"), str(clip_folder), *cases]
+    env["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+    command = [sys.executable, str(HERE / "mesh.py"), str(clip_folder), *cases]
     found = json.loads(subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True).stdout)
     assert list(found) == list(cases)
     return found

@@ -6,13 +6,13 @@ Needs the extra `parity`: pip install -e '.[parity]'
 import importlib.util
 import json
 import sys
-from pathlib import Path
 from unittest import mock
 
 import clips
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from sotglp_jax import clip
 from sotglp_jax.clip.tokenizer import END, START, Tokenizer
@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="needs the extra: pip install -e '.[
 pytestmark = pytest.mark.filterwarnings("ignore")  # of other people's code
 
 # Of Caltech101, Oxford Pets, DTD and EuroSAT; open_clip brings ImageNet's.
-NAMES = (Path(__file__).parent / "data" / "class_names.txt").read_text().splitlines()
+NAMES = (ROOT / "tests" / "data" / "class_names.txt").read_text().splitlines()
 NAMES += ["crème brûlée", "707-320", "m&m's", "C-130  Hercules"]
 
 

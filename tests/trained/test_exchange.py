@@ -5,11 +5,11 @@ import re
 import shutil
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 from parities import sotglp
 from safetensors.numpy import load_file, save_file
 
@@ -25,7 +25,7 @@ from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.run import prepare
 from sotglp_jax.trained import finished, official
 
-GOLDEN = Path(__file__).parent / "data" / "tiny.npz"
+GOLDEN = ROOT / "tests" / "data" / "tiny.npz"
 # Of the digits with a tokenizer of single letters, to which the template has nine tokens.
 SHAPES = {"global_prompts": (3, 9, 64), "local_prompts": (10, 4, 9, 64)}
 SHAPES["local_projection"] = (64, 64)

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from conftest import ROOT
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from sotglp_jax import clip
@@ -19,7 +20,7 @@ from sotglp_jax.benchmark.cases import SIZES
 from sotglp_jax.clip.packing import pack
 from sotglp_jax.devices import sharding
 
-TESTS = Path(__file__).parent
+HERE = Path(__file__).parent
 SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
 ONE = 2 * 4**3  # operations of a product of two of them
 EIGHT = AbstractMesh((8,), ("data",), (AxisType.Auto,))
@@ -125,7 +126,7 @@ def test_eight_devices_encode_every_class_once():
 @pytest.mark.slow
 def test_a_device_has_a_fair_share():
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    env["PYTHONPATH"] = str(TESTS.parent)
-    command = [sys.executable, str(TESTS / "share.py")]
+    env["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, str(HERE / "share.py")]
     found = json.loads(subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True).stdout)
     assert found["step"] <= 1.05 and 1 <= found["text"] <= 1.05 and found["classes"] == 96

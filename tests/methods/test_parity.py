@@ -1,22 +1,19 @@
 """The numbers of the official PyTorch code; the files in tests/data hold them."""
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import parity
 import pytest
+from conftest import ROOT
+from parities import coop, promptsrc, sotglp
 
-DATA = Path(__file__).parent / "data"
-INPUTS = {
-    "tiny": {"tokens"},
-    "coop_dev": {"name_len", "tokens_m4", "tokens_m5", "tokens_m16"},
-    "promptsrc_dev": {"tokens", "template_tokens"},
-}
+DATA = ROOT / "tests" / "data"
+GOLDENS = {"tiny": sotglp, "coop_dev": coop, "promptsrc_dev": promptsrc}
 KEYS = [
     (name, key)
-    for name, inputs in INPUTS.items()
-    for key in sorted(set(np.load(DATA / f"{name}.npz")) - {"case"} - inputs)
+    for name, method in GOLDENS.items()
+    for key in sorted(set(np.load(DATA / f"{name}.npz")) - {"case"} - method.INPUTS)
 ]
 
 
