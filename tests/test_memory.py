@@ -18,9 +18,8 @@ def test_a_step_that_does_not_fit_names_the_knobs(monkeypatch):
 
 
 def test_less_memory_takes_more_passes(monkeypatch):
-    case = benchmark.Case("ViT-B/16", 1000, 8, "float32", "", 0)
-    found = []
+    run, found = benchmark.Case("ViT-B/16", 1000, 8, "float32", 1, 0).run, []
     for gigabytes in (100, 25, 5):
         monkeypatch.setattr(memory, "limit", lambda gb=gigabytes: gb * 10**9)
-        found.append(case.classes_per_pass())
+        found.append(run.classes_per_pass(length=7, classes=1000))
     assert found[0] == 1000 and found[1] == 500 and 50 < found[2] < 250
