@@ -238,10 +238,11 @@ class _Recorder:
 
     def check(self, step: int, metrics: dict, checkpoints: Checkpoints) -> None:
         """Refuses to go on where a step found weights that give no finite loss."""
-        norms = metrics["gradient_norm"] + metrics["parameter_norm"]
-        if np.isfinite(metrics["loss"] + norms):
+        before = np.isfinite(metrics["loss"] + metrics["gradient_norm"])
+        if before and np.isfinite(metrics["parameter_norm"]):
             return
-        checkpoints.remove(step - 1)  # its weights gave that loss
+        if not before:
+            checkpoints.remove(step - 1)  # its weights gave that loss
         lr = self._run.config.train.lr
         workdir.write(
             self._run.workdir / workdir.DIVERGED, json.dumps({"step": step, "train.lr": lr})

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import parity
 import pytest
+from parities import sotglp
 from safetensors.numpy import load_file, save_file
 
 from configs import common
-from sotglp_jax import evaluate, exchange, finished, inspect, learned, official, programs
+from sotglp_jax import evaluate, exchange, finished, inspect, learned, official, programs, workdir
+from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods.coop import CoOp
+from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.reports import heatmaps
 from sotglp_jax.run import prepare
 
@@ -23,6 +26,7 @@ GOLDEN = Path(__file__).parent / "data" / "tiny.npz"
 # Of the digits with a tokenizer of single letters, to which the template has nine tokens.
 SHAPES = {"global_prompts": (3, 9, 64), "local_prompts": (10, 4, 9, 64)}
 SHAPES["local_projection"] = (64, 64)
+METHOD = SotGlp(None)
 
 
 def theirs(seed=0, n_local=4):
@@ -58,16 +62,17 @@ def files(folder, tensors, kind):
 def test_the_goldens_prompts_come_whole_through_a_file(kind, tmp_path):
     """tests/parity.py takes the same tree to the official code's predictions."""
     case = json.loads(str(np.load(GOLDEN)["case"]))
-    drawn = parity.draw_prompts(case, np.random.default_rng([case["seed"], 10000]))
-    tree = parity.tree_of(official.read(files(tmp_path, drawn, kind)))
-    jax.tree.map(np.testing.assert_array_equal, tree, parity.draw_inputs(case)[0])
+    method, _ = sotglp.make(case, "official")
+    drawn = sotglp.draw_prompts(case, np.random.default_rng([case["seed"], 10000]))
+    tree = sotglp.tree_of(method, official.read(files(tmp_path, drawn, kind)))
+    jax.tree.map(np.testing.assert_array_equal, tree, sotglp.draw_inputs(case, method)[0])
 
 
 def test_every_tensor_that_does_not_fit_is_listed():
     tensors = theirs(n_local=2) | {"visual.proj": np.zeros(3), "B": np.zeros((3, 224, 16))}
     del tensors["global_prompt"]
     with pytest.raises(InputError) as caught:
-        official.from_official(tensors, SHAPES)
+        official.from_official(METHOD, tensors, SHAPES)
     said = str(caught.value)
     assert "missing global_prompt; left over visual.proj; wrong shape local_prompts" in said
     assert "(10, 2, 9, 64) instead of (10, 4, 9, 64)" in said and "method.n_local" in said
@@ -75,14 +80,23 @@ def test_every_tensor_that_does_not_fit_is_listed():
 
 def test_the_projection_is_transposed_and_the_rest_is_not():
     tensors = theirs() | {"log_fusion": np.array(-1.5, np.float32)}
-    trained = official.from_official(tensors, SHAPES | {"log_fusion": ()})
+    params = official.from_official(METHOD, tensors, SHAPES | {"log_fusion": ()})
     x = np.random.default_rng(1).standard_normal(64).astype(np.float32)
     weight = tensors["local_proj.linear.weight"]
-    np.testing.assert_allclose(x @ trained["local_projection"], weight @ x, atol=1e-5)
-    back = official.to_official(trained)
+    np.testing.assert_allclose(x @ params["local_projection"], weight @ x, atol=1e-5)
+    back = official.to_official(METHOD, params)
     assert back.keys() == tensors.keys()
     for name, value in tensors.items():
         np.testing.assert_array_equal(back[name], value, strict=True)
+
+
+def test_a_method_has_names_of_its_own_and_leaves_out_what_no_score_needs():
+    ctx = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    method, left = CoOp(None), {"token_prefix": np.zeros((10, 1, 64))}
+    params = official.from_official(method, {"ctx": ctx} | left, {"ctx": (16, 64)})
+    np.testing.assert_array_equal(official.to_official(method, params)["ctx"], ctx, strict=True)
+    with pytest.raises(InputError, match="missing global_prompt.*left over ctx"):
+        official.from_official(METHOD, {"ctx": ctx}, SHAPES)
 
 
 def refusal(path):
@@ -133,8 +147,10 @@ def config(clip_folder):
 def finish(run):
     """Stands for an evaluation, which takes longer than all these tests."""
     results = {"config": run.settings, "protocol": evaluate.protocol(run), "step": run.total_steps}
-    results |= {"fusion": {"global": 1.0, "local": 1.0}, "ood_threshold": {"value": 0.5}}
+    results |= {"method": evaluate.describe(run), "ood_threshold": {"value": 0.5}}
     (run.workdir / "results.json").write_text(json.dumps(results))
+    state, _ = Checkpoints(run.workdir).restore(None)
+    workdir.write_tensors(run.workdir / workdir.PARAMS, state["params"])
     counts = np.diag(np.full(10, 80)) + np.eye(10, k=1, dtype=int)
     np.savez(run.workdir / "confusion.npz", counts=counts)
 
@@ -158,7 +174,7 @@ def test_a_round_trip_changes_no_bit(run, config, tmp_path):
         np.testing.assert_array_equal(x, drawn[name])
     exchange.bring_in(tmp_path / "ours.safetensors", config, str(tmp_path / "again"))
     finish(prepare(config, str(tmp_path / "again")))
-    trees = [finished.load(x).trained for x in (folder, tmp_path / "again")]
+    trees = [finished.load(x).params for x in (folder, tmp_path / "again")]
     jax.tree.map(np.testing.assert_array_equal, *trees)
 
 
@@ -219,8 +235,8 @@ def test_runs_and_folders_that_will_not_do(run, config, tmp_path):
     other = common.get_config(f"clip={config.clip.name}")  # recipe paper has 4 global prompts
     with pytest.raises(InputError, match=r"wrong shape global_prompt \(3, 9, 64\) instead of \(4"):
         exchange.bring_in(file, other, str(tmp_path / "run"))
-    other.method.name = "zeroshot"
-    with pytest.raises(InputError, match="zero-shot CLIP has no prompts"):
+    other = common.get_config(f"clip={config.clip.name},method=zeroshot")
+    with pytest.raises(InputError, match="zero-shot CLIP has no parameters under names of PyTorch"):
         exchange.bring_in(file, other, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     take, look = (

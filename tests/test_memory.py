@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from sotglp_jax import benchmark, memory
+from sotglp_jax import benchmark, clip, memory
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods.sotglp import SotGlp
 
 
 def test_a_step_that_does_not_fit_names_the_knobs(monkeypatch):
@@ -18,9 +19,10 @@ def test_a_step_that_does_not_fit_names_the_knobs(monkeypatch):
 
 
 def test_less_memory_takes_more_passes(monkeypatch):
-    case = benchmark.Case("ViT-B/16", 1000, 8, "float32", "", 0)
+    method = SotGlp(clip.build(benchmark.SIZES["ViT-B/16"], "quick_gelu"))
     found = []
     for gigabytes in (100, 25, 5):
         monkeypatch.setattr(memory, "limit", lambda gb=gigabytes: gb * 10**9)
-        found.append(case.classes_per_pass())
+        found.append(memory.classes_per_pass(method, length=7, classes=1000))
     assert found[0] == 1000 and found[1] == 500 and 50 < found[2] < 250
+    assert memory.classes_per_pass(method, length=7, classes=1000, devices=4) == 125

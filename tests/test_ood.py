@@ -11,6 +11,7 @@ from sotglp_jax import clip, ood
 from sotglp_jax.data import datasets, drawn
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import ood as evaluator
+from sotglp_jax.methods.contract import Scores
 from sotglp_jax.methods.zeroshot import ZeroShot
 
 
@@ -92,25 +93,37 @@ def test_zero_shot_clip_is_judged_by_its_own_cosines(clip_folder):
     loaded = clip.load(str(clip_folder))
     method, rng = ZeroShot(loaded.towers()), np.random.default_rng(0)
     width = loaded.arch.vision_width
-    batch = {
-        "cls": rng.normal(size=(3, width)).astype(np.float32),
-        "patches": rng.normal(size=(3, 16, width)).astype(np.float32),
-        "mask": np.array([True, True, False]),
+    image = {
+        "cls": rng.normal(size=(2, width)).astype(np.float32),
+        "patches": rng.normal(size=(2, 16, width)).astype(np.float32),
     }
     text = rng.normal(size=(5, loaded.arch.embed_dim)).astype(np.float32)
-    part = evaluator.measure(loaded.params, {}, text, batch, temperature=1.0, method=method)
-    scores = evaluator.collect([jax.device_get(part)], classes=5)
-    assert list(scores) == ["mcm", "l_mcm", "gl_mcm"]  # it has no fused logit and no transport
+    found = method.score({}, loaded.params, text[:, None], image)
+    part = jax.device_get(evaluator.compute(found, "zero_shot", temperature=1.0))
+    scores = evaluator.collect(part, classes=5)
+    assert list(scores) == ["mcm", "l_mcm", "gl_mcm", "zero_shot"]  # and no transport
+    np.testing.assert_array_equal(scores["zero_shot"], found.logits["zero_shot"].max(-1))
+    np.testing.assert_allclose(part["single"], scores["gl_mcm"], rtol=1e-5)
     unit = text / np.linalg.norm(text, axis=-1, keepdims=True)
-    for name, features in (("mcm", batch["cls"]), ("l_mcm", batch["patches"])):
-        vision = {"params": loaded.params["vision"]}
-        projected = np.asarray(method.towers.vision.apply(vision, features, method="project"))
+    for name, features in (("mcm", image["cls"]), ("l_mcm", image["patches"])):
+        projected = np.asarray(method.towers.project(loaded.params, features))
         sim = (projected / np.linalg.norm(projected, axis=-1, keepdims=True)) @ unit.T
-        expected = softmax_max(sim, 1.0).reshape(3, -1).max(-1)[:2]
+        expected = softmax_max(sim, 1.0).reshape(2, -1).max(-1)
         np.testing.assert_allclose(scores[name], expected, rtol=1e-5)
-    judged = dict(evaluator.judge(scores, {"same": scores}))
+    judged = dict(evaluator.evaluate(scores, {"same": scores}))
     assert list(judged) == list(scores)
     assert all(x["mean"]["auroc"] == 0.5 for x in judged.values())
+
+
+def test_a_method_without_local_features_has_the_scores_that_need_none(clip_folder):
+    loaded = clip.load(str(clip_folder))
+    method, rng = ZeroShot(loaded.towers(), local=""), np.random.default_rng(0)
+    cls, text = (rng.normal(size=s).astype(np.float32) for s in ((2, 64), (5, 1, 32)))
+    found = method.score({}, loaded.params, text, {"cls": cls})
+    scores = evaluator.collect(evaluator.compute(found, "zero_shot", 1.0), classes=5)
+    assert list(scores) == ["mcm", "zero_shot"]
+    np.testing.assert_allclose(evaluator.single(found), scores["mcm"], rtol=1e-6)
+    assert evaluator.compute(Scores(found.logits), "zero_shot", 1.0).keys() == {"zero_shot"}
 
 
 def test_detection_through_the_command(main, clip_folder, tmp_path):

@@ -1,33 +1,45 @@
-"""The numbers of the official PyTorch code; tests/data/tiny.npz holds them."""
+"""The numbers of the official PyTorch code; the files in tests/data hold them."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import parity
 import pytest
 
-GOLDEN = Path(__file__).parent / "data" / "tiny.npz"
+DATA = Path(__file__).parent / "data"
+INPUTS = {
+    "tiny": {"tokens"},
+    "coop_dev": {"name_len", "tokens_m4", "tokens_m5", "tokens_m16"},
+    "promptsrc_dev": {"tokens", "template_tokens"},
+}
+KEYS = [
+    (name, key)
+    for name, inputs in INPUTS.items()
+    for key in sorted(set(np.load(DATA / f"{name}.npz")) - {"case"} - inputs)
+]
 
 
-@pytest.fixture(scope="module")
-def differences():
-    return parity.differences(GOLDEN)
+@functools.cache
+def differences(name):
+    return parity.differences(DATA / f"{name}.npz")
 
 
-@pytest.mark.parametrize("key", sorted(set(np.load(GOLDEN)) - {"case", "tokens"}))
-def test_equals_the_official_code(differences, key):
-    absolute, relative = differences[key]
+@pytest.mark.parametrize(("name", "key"), KEYS)
+def test_equals_the_official_code(name, key):
+    absolute, relative = differences(name)[key]
     assert relative <= parity.TOLERANCE, (absolute, relative)
 
 
-def test_topk_is_the_same_patches_in_the_same_order(differences):
-    assert differences["official/topk_indices"] == (0.0, 0.0)
-    assert differences["paper/topk_indices"] == (0.0, 0.0)
+def test_topk_is_the_same_patches_in_the_same_order():
+    found = differences("tiny")
+    assert found["official/topk_indices"] == found["paper/topk_indices"] == (0.0, 0.0)
 
 
-def test_a_difference_makes_the_program_fail(differences, capsys):
-    assert not parity.print_table(differences)
-    assert parity.print_table(differences | {"paper/phi": (1e-3, 1.1e-4)})
-    assert parity.print_table(differences | {"paper/phi": (np.nan, np.nan)})
+def test_a_difference_makes_the_program_fail(capsys):
+    found = differences("tiny")
+    assert not parity.print_table(found)
+    assert parity.print_table(found | {"paper/phi": (1e-3, 1.1e-4)})
+    assert parity.print_table(found | {"paper/phi": (np.nan, np.nan)})
     failed = [line for line in capsys.readouterr().out.splitlines() if line.endswith("FAIL")]
     assert len(failed) == 2 and all(line.startswith("paper/phi") for line in failed)
