@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from sotglp_jax import benchmark, methods, sharding
+from sotglp_jax import methods
+from sotglp_jax.benchmark import cases as benchmark
+from sotglp_jax.devices import sharding
 from sotglp_jax.errors import InputError
 
 TWO = {"vision_layers": 2, "text_layers": 2, "vision_width": 64, "text_width": 64}
