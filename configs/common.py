@@ -74,7 +74,7 @@ def study(
     shots: tuple[int, ...],
     settings: Sequence[tuple[str, dict]] = (("", {}),),
 ) -> ConfigDict:
-    """The same for several runs whose results make one table.
+    """A configuration of several runs whose results make one table.
 
     Args:
       config: of the runs; seed and shots are set for each.

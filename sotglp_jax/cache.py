@@ -125,7 +125,7 @@ def train_batches(
 
 
 def test_batches(cache: Cache, *, batch_size: int, rows: Sequence[int]) -> Iterator[loader.Batch]:
-    """The same for every test image once; arguments as in `loader.test_batches`."""
+    """Batches with the features of every test image once; arguments as in `loader.test_batches`."""
     _, count = _sizes(cache)
     for step in range(-(-count // batch_size)):
         yield _batch(cache, 0, np.arange(count), step, batch_size, rows)

@@ -19,7 +19,7 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     """Makes a run folder of a file, as if the run had been trained to its end.
 
     Args:
-      path: see `official.read`.
+      path: see `official.load`.
       config: of the run.
       folder: the run folder; "" names one.
 
@@ -36,7 +36,7 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     from sotglp_jax.state import init_state
     from sotglp_jax.trained import official
 
-    tensors = official.read(path)
+    tensors = official.load(path)
     run = prepare(config, folder)
     official.check_known(run.method)
     if (run.workdir / "checkpoints").exists():

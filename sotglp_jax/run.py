@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sotglp_jax import clip, methods, workdir
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import Tokens
-from sotglp_jax.data import datasets, digits, fewshot, loader
+from sotglp_jax.data import datasets, fewshot, loader
 from sotglp_jax.data.sources import Dataset, Source, choose_classes
 from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
@@ -94,7 +94,7 @@ class Run:
         """Processes that decode images."""
         if self.config.data.workers >= 0:
             return self.config.data.workers
-        return 0 if self.dataset.test.read is digits.read else loader.cores()
+        return loader.cores() if self.dataset.test.on_disk else 0
 
     @property
     def total_steps(self) -> int:

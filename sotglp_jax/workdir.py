@@ -160,7 +160,7 @@ def write(path: Path, content: str) -> None:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """The same for a .npz file of arrays."""
+    """Writes a .npz file of arrays whole or not at all, of several processes the first alone."""
     if not hosts.first():
         return
     part = path.with_name(path.name + ".part")

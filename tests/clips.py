@@ -58,7 +58,7 @@ def write(folder: Path, **changes) -> Path:
 
 
 def to_hugging_face(openai: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same weights under the names of `transformers.CLIPModel`, written out by hand."""
+    """The weights under the names of `transformers.CLIPModel`, written out by hand."""
     renamed = {
         "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
         "visual.class_embedding": "vision_model.embeddings.class_embedding",

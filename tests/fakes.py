@@ -43,7 +43,7 @@ class Linear(Method):
 
 @dataclasses.dataclass(frozen=True)
 class Staged(Linear):
-    """The same, its weights first and its bias later; both are averaged over the epochs."""
+    """A linear map, its weights first and its bias later; both are averaged over the epochs."""
 
     average = ((0.5, 0.5), (0.5, 0.25, 0.25))  # powers of two: products are exact
     decay = {"bias": 0.5}

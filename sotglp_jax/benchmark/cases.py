@@ -277,7 +277,7 @@ def compiled(function: Callable, *arguments: Any) -> Work:
 
 
 def bound(function: Callable, *arguments: Any) -> Work:
-    """The same with the arguments in place."""
+    """The program with its arguments in place."""
     work = compiled(function, *arguments)
     return dataclasses.replace(work, run=lambda: work.run(*arguments))
 
@@ -302,7 +302,7 @@ def random_weights(arch: clip.Architecture, precision: str) -> dict:
 def task(classes: int) -> Dataset:
     """Classes whose names have 1 to 6 words in turn, and no images."""
     names = tuple(" ".join([f"class{i}"] * (1 + i % LONGEST_NAME)) for i in range(classes))
-    none = Source(digits.read, (), (), (), "")
+    none = Source(digits.draw, (), (), (), "")
     return Dataset("random", names, "a photo of a {}.", none, none, none)
 
 
@@ -362,7 +362,7 @@ def matrix_product() -> Callable[[str], float]:
     return rate
 
 
-def measure(work: Work, precision: str) -> tuple[list[float], float]:
+def time_work(work: Work, precision: str) -> tuple[list[float], float]:
     """Seconds of each time after a first one, and the rate of matrix products between them."""
     rate = matrix_product()
     rate(precision)
@@ -396,7 +396,7 @@ def peak(device_kind: str, precision: str) -> float | None:
 def record(what: str, case: Case, mesh: Mesh) -> tuple[dict, float]:
     """The JSON line of a measurement, and the rate of matrix products beside it."""
     work = MEASURED[what](case, mesh)
-    seconds, rate = measure(work, case.precision)
+    seconds, rate = time_work(work, case.precision)
     low, median, high = statistics.quantiles(seconds, n=4)
     achieved = work.flops / median
     best = peak(jax.devices()[0].device_kind, case.precision)
@@ -460,7 +460,7 @@ def print_input(case: Case, mesh: Mesh) -> None:
     print(f"{'workers':>7}{'images/s':>10}{'plain pool':>12}{'share':>7}   median of {speed.TIMES}")
     lines = []
     for workers in range(loader.cores() + 1):
-        times = speed.measure(workers, case.batch, size)
+        times = speed.rates(workers, case.batch, size)
         seconds = sorted(case.batch / x["ours"] for x in times)
         rate, pool = (statistics.median(x[key] for x in times) for key in ("ours", "pool"))
         share = statistics.median(x["ours"] / x["pool"] for x in times)

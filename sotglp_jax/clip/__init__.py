@@ -194,7 +194,7 @@ def load(name: str, activation: str = "") -> Clip:
     """
     files = hub.find(name)
     stated = config.parse(files.config)
-    tensors = weights.read(files.weights)
+    tensors = weights.load(files.weights)
     layout = weights.layout_of(tensors)
     arch = weights.architecture(tensors, layout, stated)
     activation = activation or stated.activation

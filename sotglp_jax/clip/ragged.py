@@ -71,7 +71,7 @@ def to_sequences(layout: Layout, rows: Float[Array, "T ..."]) -> Float[Array, "S
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def to_rows(layout: Layout, sequences: Float[Array, "S L ..."]) -> Float[Array, "T ..."]:
-    """The opposite: every row from its own sequence."""
+    """Every row from its own sequence, which undoes `to_sequences`."""
     flat = sequences.reshape(-1, *sequences.shape[2:])
     return flat.at[layout.places].get(mode="promise_in_bounds")
 

@@ -129,7 +129,7 @@ class TextTransformer(nn.Module):
         branches: Sequence[Branch],
         deep: Float[Array, "k n W"] | None = None,
     ) -> list[Float[Array, "n N D"]]:
-        """The same for sequences that begin alike.
+        """Features at the end-of-text positions of sequences that begin alike.
 
         Args:
           trunk: beginnings without positions, [SOS] first; None where no branch has a start.

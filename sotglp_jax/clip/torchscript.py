@@ -26,7 +26,7 @@ DTYPES = {
 LISTS = {"build_intlist", "build_doublelist", "build_boollist", "restore_type_tag"}
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def load(path: Path) -> dict[str, np.ndarray]:
     """The tensors of all modules by the names that `state_dict` gives them.
 
     With parameters and buffers come tensors that are plain attributes of a module, such as masks.

@@ -178,7 +178,7 @@ HUGGING_FACE = Layout(
 )
 
 
-def read(paths: tuple[Path, ...]) -> dict[str, np.ndarray]:
+def load(paths: tuple[Path, ...]) -> dict[str, np.ndarray]:
     """All tensors of some files by name, in float32.
 
     Args:
@@ -218,7 +218,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_torchscript(path: Path) -> dict[str, np.ndarray]:
     try:
-        return {name: x.astype(np.float32) for name, x in torchscript.read(path).items()}
+        return {name: x.astype(np.float32) for name, x in torchscript.load(path).items()}
     except FileNotFoundError:
         raise InputError(f"{path} is missing: put the weights there.") from None
     except Exception as error:  # a damaged pickle may raise any

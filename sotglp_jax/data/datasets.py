@@ -43,7 +43,7 @@ def resolve(
     if dataset == "digits":
         found = digits()
     elif dataset.startswith("tfds:"):
-        found = records.read(dataset.removeprefix("tfds:"), root)
+        found = records.load(dataset.removeprefix("tfds:"), root)
     elif dataset in ENTRIES:
         found = _of_the_field(dataset, root or "data", allow_partial)
     else:

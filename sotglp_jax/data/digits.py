@@ -21,7 +21,7 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
     return digits.images, digits.target
 
 
-def read(position: int) -> Image.Image:
+def draw(position: int) -> Image.Image:
     """A digit of the file, white on black, 8x8 pixels drawn at 64x64."""
     grey = Image.fromarray(np.rint(_load()[0][position] * (255 / 16)).astype(np.uint8))
     return grey.resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB")
@@ -31,7 +31,7 @@ def source(positions: range) -> Source:
     """Some digits, by their positions in the file."""
     labels = tuple(_load()[1][positions.start : positions.stop].tolist())
     names = tuple(f"digits/{i:04d}" for i in positions)
-    return Source(read, positions, names, labels, "digits")
+    return Source(draw, positions, names, labels, "digits")
 
 
 def digits() -> Dataset:

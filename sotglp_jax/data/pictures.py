@@ -47,12 +47,12 @@ def ahead(
 
 def _try(picture: Picture, size: int) -> np.ndarray | InputError:
     try:
-        return read(picture, size)
+        return load(picture, size)
     except InputError as error:
         return error
 
 
-def read(picture: Picture, size: int) -> UInt8[np.ndarray, "R R 3"]:
+def load(picture: Picture, size: int) -> UInt8[np.ndarray, "R R 3"]:
     """A picture as evaluation sees it: short side to R by bicubic interpolation, centre square.
 
     Large pictures are decoded one at a time. A JPEG among them is reduced while it is decoded, so

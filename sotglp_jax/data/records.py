@@ -77,7 +77,7 @@ def find(name: str, data_dir: str) -> Dataset | None:
     return _ours(epath.Path(data_dir).expanduser() / slug(name) / VERSION)
 
 
-def read(name: str, data_dir: str = "") -> Dataset:
+def load(name: str, data_dir: str = "") -> Dataset:
     """A prepared set of TensorFlow Datasets for image classification.
 
     Its train split is the pool for shots, its test split (or else validation) the test images. A

@@ -48,9 +48,14 @@ class Source:
         taken = (tuple(x[i] for i in indices) for x in (self.keys, self.names, self.labels))
         return Source(self.read, *taken, self.origin)
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether files are behind the images, whose decoding is worth several processes."""
+        return hasattr(self.read, "states")
+
     def states(self) -> list[str]:
         """What changes when files behind the images do: their sizes and times of change."""
-        return self.read.states(self.keys) if hasattr(self.read, "states") else []
+        return self.read.states(self.keys) if self.on_disk else []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ def photographs(folder: Path) -> Source:
     return image_files(folder, [f"{i % PHOTOS}.jpg" for i in range(IMAGES)], [0] * IMAGES)
 
 
-def measure(workers: int, batch_size: int, image_size: int) -> list[dict]:
+def rates(workers: int, batch_size: int, image_size: int) -> list[dict]:
     """Images per second of the loader and of a plain pool, in turn.
 
     Args:
@@ -72,7 +72,7 @@ def _ours(source: Source, workers: int, batch_size: int, image_size: int) -> Ite
 
 
 def _pool(source: Source, workers: int, batch_size: int, image_size: int) -> Iterator:
-    """The same Pillow calls in worker processes, stacked in this one."""
+    """The loader's Pillow calls in worker processes, stacked in this one."""
     jobs = [(source.read.root / name, image_size) for name in source.names] * 2
     with multiprocessing.get_context("spawn").Pool(max(workers, 1)) as pool:
         pixels = []

@@ -11,7 +11,7 @@ from sotglp_jax.methods.contract import Method
 SHARE = 0.4  # of a device's memory, for what the text tower keeps for its backward pass
 
 
-def limit() -> int:
+def available() -> int:
     """Bytes that a device of this process has; processors share those of the machine."""
     stats = jax.local_devices()[0].memory_stats()
     if stats:
@@ -33,7 +33,7 @@ def classes_per_pass(method: Method, length: int, classes: int, devices: int = 1
     # Queries, keys and values; the stream before and after attention; the MLP's hidden units.
     kept = 3 * text.width * jnp.dtype(text.dtype).itemsize + 4 * (2 * text.width + text.mlp_width)
     of_class = method.text_tokens(length) * text.layers * kept
-    passes = -(-classes * of_class // devices // int(SHARE * limit()))
+    passes = -(-classes * of_class // devices // int(SHARE * available()))
     return -(-classes // devices // max(passes, 1))
 
 
@@ -58,7 +58,7 @@ def describe(program: jax.stages.Compiled) -> str:
     Raises:
       InputError: a device does not have as much.
     """
-    asked, there = needed(program), limit()
+    asked, there = needed(program), available()
     if asked > there:
         raise InputError(
             f"a training step needs {asked / 1e9:.1f} GB on each device and there are "

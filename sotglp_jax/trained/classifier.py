@@ -112,7 +112,7 @@ class Classifier:
         """Classifies one picture or several.
 
         Args:
-          images: names of files, Pillow images or arrays of any size, see `data.pictures.read`; an
+          images: names of files, Pillow images or arrays of any size, see `data.pictures.load`; an
             array (n, h, w, 3) is n pictures.
           maps: whether to return the patch maps too.
 
@@ -130,10 +130,10 @@ class Classifier:
     def of_pixels(
         self, pixels: UInt8[np.ndarray, "n R R 3"], rows: int, maps: bool = False
     ) -> Prediction:
-        """The same of a batch.
+        """Classifies a batch of pixels.
 
         Args:
-          pixels: of images as `data.pictures.read` gives them.
+          pixels: of images as `data.pictures.load` gives them.
           rows: of the program, at least n; a program is compiled for each number.
           maps: whether to return the patch maps too.
         """

@@ -53,7 +53,7 @@ def from_official(
     }
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def load(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a .safetensors file, or of a checkpoint of the official code, in float32.
 
     Raises:
@@ -65,7 +65,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f"{path} is no file: give a .safetensors, or a .ckpt of the official code."
         )
     if path.suffix == ".safetensors":
-        return weights.read((path,))
+        return weights.load((path,))
     return _read_checkpoint(path)
 
 

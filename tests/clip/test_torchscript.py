@@ -30,14 +30,14 @@ def test_openais_archive_is_read_without_pytorch(clip_folder, tmp_path):
 def test_tensors_of_an_archive_may_share_and_stride(tmp_path):
     views = {"a": archives.tensor("0", (2, 3), (1, 2)), "b": archives.tensor("0", (), (), offset=5)}
     path = archives.write(tmp_path / "x.pt", {"all": np.arange(6.0, dtype=np.float32)}, **views)
-    read = weights.read((path,))
+    read = weights.load((path,))
     np.testing.assert_array_equal(read["a"], [[0, 2, 4], [1, 3, 5]])
     assert read["b"] == 5 and read["b"].dtype == np.float32
 
 
 def refusal(path):
     with pytest.raises(InputError, match="not a TorchScript archive as OpenAI publishes") as caught:
-        weights.read((path,))
+        weights.load((path,))
     return str(caught.value)
 
 
@@ -97,7 +97,7 @@ def test_what_pytorch_itself_writes_is_read(tmp_path):
     for i, module in enumerate((torch.jit.script(tower.half()), traced)):
         torch.jit.save(module, tmp_path / f"{i}.pt")
         expected = torch.jit.load(tmp_path / f"{i}.pt").state_dict()
-        read = weights.read((tmp_path / f"{i}.pt",))
+        read = weights.load((tmp_path / f"{i}.pt",))
         # A scripted module keeps its mask as a plain attribute, a traced one does not.
         assert expected.keys() <= read.keys() <= expected.keys() | {"attn_mask"}
         for name, x in expected.items():

@@ -108,13 +108,13 @@ def test_a_method_without_steps_is_fitted(runs, clip_folder, capsys):
 @pytest.mark.parametrize("name", ["trained", "fitted"])
 def test_predictions_and_exports_are_what_was_evaluated(runs, name, tmp_path):
     exported.write(runs / name, tmp_path / "digits.export")
-    several = [digits.read(i) for i in TEST]
+    several = [digits.draw(i) for i in TEST]
     ours, theirs = (
         Classifier.load(path)(several) for path in (runs / name, tmp_path / "digits.export")
     )
     np.testing.assert_allclose(ours.best, theirs.best, atol=1e-5)
     np.testing.assert_allclose(ours.ood_score, theirs.ood_score, atol=1e-5)
-    whole = Classifier.load(runs / name)([digits.read(i) for i in range(900, 1797)])
+    whole = Classifier.load(runs / name)([digits.draw(i) for i in range(900, 1797)])
     right = np.mean(whole.labels == digits.source(range(900, 1797)).labels)
     assert right == pytest.approx(results_of(runs / name)["accuracy"]["adapted"], abs=2 / 897)
 

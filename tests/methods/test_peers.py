@@ -65,12 +65,12 @@ def test_results_are_those_of_the_method(run):
 def test_predictions_and_exports_are_what_was_evaluated(run, tmp_path):
     exported.write(run, tmp_path / "digits.export")
     classifier = Classifier.load(run)
-    several = [digits.read(i) for i in TEST[:40]]
+    several = [digits.draw(i) for i in TEST[:40]]
     ours, theirs = classifier(several), Classifier.load(tmp_path / "digits.export")(several)
     np.testing.assert_allclose(ours.best, theirs.best, atol=1e-5)
     np.testing.assert_allclose(ours.ood_score, theirs.ood_score, atol=1e-5)
     labels = np.array(digits.source(TEST).labels)
-    of_base = [digits.read(TEST[i]) for i in np.flatnonzero(labels < 5)]
+    of_base = [digits.draw(TEST[i]) for i in np.flatnonzero(labels < 5)]
     right = np.mean(classifier(of_base).labels == labels[labels < 5])
     assert right == pytest.approx(results_of(run)["accuracy"]["prompted"], abs=2 / len(of_base))
     with pytest.raises(InputError, match="no local prompts"):

@@ -52,7 +52,7 @@ def classifier(run):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    """The same as a file, by the README's command."""
+    """The run as a file, by the README's command."""
     out = tmp_path_factory.mktemp("exports") / "digits.sotglp"
     (line,) = re.findall(r"^python -m sotglp_jax\.export .*", README, re.MULTILINE)
     words = [str(run) if x.startswith("runs/") else x for x in shlex.split(line)[3:]]
@@ -68,7 +68,7 @@ def images(tmp_path):
     """A folder of digits in two forms, some in a folder of their own."""
     (tmp_path / "images" / "deep").mkdir(parents=True)
     for i, name in enumerate(IMAGES):
-        digits.read(900 + i).save(tmp_path / "images" / name, lossless=True)
+        digits.draw(900 + i).save(tmp_path / "images" / name, lossless=True)
     return tmp_path / "images"
 
 
@@ -81,7 +81,7 @@ def check_same(ours, theirs, rows=slice(None)):
 
 def test_a_run_predicts_what_it_was_evaluated_to(run, classifier):
     results = json.loads((run / "results.json").read_text())
-    found = classifier([digits.read(i) for i in TEST])
+    found = classifier([digits.draw(i) for i in TEST])
     labels = digits.source(TEST).labels
     for name, values in found.probabilities.items():
         np.testing.assert_allclose(values.sum(-1), 1, rtol=1e-5)
@@ -104,11 +104,11 @@ def test_every_form_of_a_picture_is_the_same_picture(classifier, images):
         np.testing.assert_array_equal(values, values[:1].repeat(len(forms), 0))
     check_same(classifier(image), found, rows=slice(1))
     check_same(classifier(np.stack([pixels] * 5)), found, rows=slice(5))
-    assert classifier(digits.read(901)).labels.shape == (1,)
+    assert classifier(digits.draw(901)).labels.shape == (1,)
 
 
 def test_neither_length_nor_thread_matters(classifier):
-    several = [digits.read(i) for i in TEST[:40]]
+    several = [digits.draw(i) for i in TEST[:40]]
     whole = classifier(several)
     lengths = (1, 8, 40)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
@@ -121,7 +121,7 @@ def test_neither_length_nor_thread_matters(classifier):
 
 
 def test_maps_are_of_the_predicted_class(classifier):
-    found = classifier([digits.read(i) for i in TEST[:5]], maps=True)
+    found = classifier([digits.draw(i) for i in TEST[:5]], maps=True)
     assert found.maps.prompts.shape == (5, 4, 4, 4) and found.maps.kept.shape == (5, 4, 4)
     assert (found.maps.kept.sum((1, 2)) == 10).all()
     np.testing.assert_allclose(found.maps.combined, found.maps.prompts.mean(1), atol=1e-6)
@@ -131,7 +131,7 @@ def test_an_export_gives_what_the_run_gives(classifier, exported):
     other = Classifier.load(exported)
     assert (other.class_names, other.threshold) == (classifier.class_names, classifier.threshold)
     for n in (1, 8):
-        several = [digits.read(i) for i in TEST[:n]]
+        several = [digits.draw(i) for i in TEST[:n]]
         ours, theirs = (x(several, maps=True) for x in (other, classifier))
         check_same(ours, theirs)
         np.testing.assert_allclose(ours.maps.prompts, theirs.maps.prompts, atol=1e-5)
@@ -142,8 +142,8 @@ def test_the_readmes_lines_run_an_export_with_jax_and_numpy_alone(
 ):
     (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(program.splitlines()) <= 12
-    several = [digits.read(i) for i in TEST[:8]]
-    pixels = np.stack([pictures.read(image, 32) for image in several])
+    several = [digits.draw(i) for i in TEST[:8]]
+    pixels = np.stack([pictures.load(image, 32) for image in several])
     np.save(exported.parent / "pixels.npy", pixels)
     program += "import sys\nprint({x.split('.')[0] for x in sys.modules} & set(sys.argv[1:]))\n"
     foreign = ["sotglp_jax", "flax", "ott", "optax", "PIL", "orbax"]
@@ -235,14 +235,14 @@ def test_a_setting_that_is_newer_than_a_run_has_its_default(run, tmp_path):
 def test_a_zero_shot_run_classifies_by_its_sentences(clip_folder, tmp_path):
     folder = trained(clip_folder, tmp_path / "run", "zeroshot")
     classifier = Classifier.load(folder)
-    found = classifier([digits.read(i) for i in TEST])
+    found = classifier([digits.draw(i) for i in TEST])
     assert set(found.probabilities) == {"zero_shot"} and found.threshold is None
     right = np.mean(found.labels == digits.source(TEST).labels)
     results = json.loads((folder / "results.json").read_text())
     assert right == pytest.approx(results["accuracy"]["zero_shot"], abs=1.5 / len(TEST))
     assert not found.is_ood.any()
     with pytest.raises(InputError, match="no local prompts"):
-        classifier(digits.read(900), maps=True)
+        classifier(digits.draw(900), maps=True)
 
 
 @pytest.mark.parametrize(
@@ -259,14 +259,14 @@ def test_a_zero_shot_run_classifies_by_its_sentences(clip_folder, tmp_path):
 )
 def test_what_is_no_picture(classifier, picture, said):
     with pytest.raises(InputError, match=said):
-        classifier([digits.read(900), picture])
+        classifier([digits.draw(900), picture])
 
 
 def test_pictures_of_odd_sizes(classifier, tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (1, 1), np.uint8)
-    assert (pictures.read(grey, 32) == grey[0, 0]).all()
+    assert (pictures.load(grey, 32) == grey[0, 0]).all()
     line = np.arange(200_000, dtype=np.uint8)[None]  # 32 rows of it would have 204 million pixels
-    assert pictures.read(line, 32).shape == pictures.read(line.T, 32).shape == (32, 32, 3)
+    assert pictures.load(line, 32).shape == pictures.load(line.T, 32).shape == (32, 32, 3)
     with pytest.raises(InputError, match="give one or more"):
         classifier([])
 
@@ -290,11 +290,11 @@ def test_a_decompression_bomb_is_refused(classifier, tmp_path):
 def test_a_large_jpeg_is_reduced_while_it_is_decoded(tmp_path, monkeypatch):
     small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     Image.fromarray(small).resize((1600, 1200), Image.Resampling.BICUBIC).save(tmp_path / "x.jpg")
-    whole = pictures.read(tmp_path / "x.jpg", 32).astype(int)
+    whole = pictures.load(tmp_path / "x.jpg", 32).astype(int)
     drafted, draft = [], JpegImageFile.draft
     monkeypatch.setattr(pictures, "LARGE", 1_000_000)
     monkeypatch.setattr(JpegImageFile, "draft", lambda *a: drafted.append(draft(*a)))
-    reduced = pictures.read(tmp_path / "x.jpg", 32).astype(int)
+    reduced = pictures.load(tmp_path / "x.jpg", 32).astype(int)
     assert drafted and abs(reduced - whole).max() <= 3
 
 
@@ -303,7 +303,7 @@ def test_pictures_are_read_no_faster_than_they_are_taken():
 
     def endless():
         while True:
-            asked.append(digits.read(900))
+            asked.append(digits.draw(900))
             yield asked[-1]
 
     read = pictures.ahead(endless(), 32, 4)

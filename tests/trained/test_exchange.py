@@ -42,7 +42,7 @@ def theirs(seed=0, n_local=4):
 
 
 def checkpoint(path, tensors, **more):
-    """The same as the official code saves it."""
+    """The prompts as the official code saves them."""
     torch = pytest.importorskip("torch")
     state = {name: torch.tensor(x) for name, x in tensors.items()}
     arguments = Namespace(dataset_name="eurosat", topk=[10], prompts_batch_size=float("inf"))
@@ -67,7 +67,7 @@ def test_the_goldens_prompts_come_whole_through_a_file(kind, tmp_path):
     case = json.loads(str(np.load(GOLDEN)["case"]))
     method, _ = sotglp.make(case, "official")
     drawn = sotglp.draw_prompts(case, np.random.default_rng([case["seed"], 10000]))
-    tree = sotglp.tree_of(method, official.read(files(tmp_path, drawn, kind)))
+    tree = sotglp.tree_of(method, official.load(files(tmp_path, drawn, kind)))
     jax.tree.map(np.testing.assert_array_equal, tree, sotglp.draw_inputs(case, method)[0])
 
 
@@ -104,7 +104,7 @@ def test_a_method_has_names_of_its_own_and_leaves_out_what_no_score_needs():
 
 def refusal(path):
     with pytest.raises(InputError) as caught:
-        official.read(path)
+        official.load(path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
