@@ -1,6 +1,6 @@
 """SOT-GLP in JAX: local-global prompt learning for CLIP via sparse optimal transport."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Classifier"]
 
 
