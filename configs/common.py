@@ -79,7 +79,7 @@ def study(
     Args:
       config: of the runs; seed and shots are set for each.
       arg: the string behind the config file; a seed or a number of shots in it is the only one.
-      table: a key of `sotglp_jax.tables.TABLES`, or "report".
+      table: a key of `sotglp_jax.reports.tables.TABLES`, or "report".
       shots: of the runs, with each of the field's seeds 1, 2 and 3.
       settings: names, and what the runs of every seed and number of shots set; one that sets these
         itself counts once.

@@ -8,6 +8,6 @@ def __getattr__(name: str):
     """Loads `Classifier` with its first use: the commands read their flags before they load JAX."""
     if name != "Classifier":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sotglp_jax.classifier import Classifier
+    from sotglp_jax.trained.classifier import Classifier
 
     return Classifier

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -24,10 +25,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from sotglp_jax import hosts
 from sotglp_jax.data import fewshot, loader, transforms
 from sotglp_jax.data.sources import Source
+from sotglp_jax.devices import hosts
 from sotglp_jax.feature_file import FeatureFile
+from sotglp_jax.methods.contract import PADDING
 
 # float32 runs are to be the same with a cache and without it.
 STORED = {"float32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16)}
@@ -105,7 +107,7 @@ def load(encoder: Encoder, source: Source, views: Views | None = None) -> Cache:
       InputError: the features cannot be written or read, or the disk is too small.
     """
     file = _file(encoder, source, views)
-    if not hosts.by_first(file.is_whole):
+    if not hosts.of_first(file.is_whole()):
         _build(encoder, source, views, file)
     return Cache(hosts.together(file.maps), np.array(source.labels, np.int32))
 
@@ -119,14 +121,14 @@ def train_batches(
     for epoch in range(start // steps, epochs):
         order = loader.order(count, seed, epoch)
         for step in range(max(start - epoch * steps, 0), steps):
-            yield _batch(cache, epoch % views, order, step * batch_size, rows)
+            yield _batch(cache, epoch % views, order, step, batch_size, rows)
 
 
 def test_batches(cache: Cache, *, batch_size: int, rows: Sequence[int]) -> Iterator[loader.Batch]:
     """The same for every test image once; arguments as in `loader.test_batches`."""
     _, count = _sizes(cache)
-    for first in range(0, count, batch_size):
-        yield _batch(cache, 0, np.arange(count), first, rows)
+    for step in range(-(-count // batch_size)):
+        yield _batch(cache, 0, np.arange(count), step, batch_size, rows)
 
 
 def _sizes(cache: Cache) -> tuple[int, int]:
@@ -134,13 +136,13 @@ def _sizes(cache: Cache) -> tuple[int, int]:
     return next(iter(cache.features.values())).shape[:2]
 
 
-def _batch(cache: Cache, view: int, order: np.ndarray, first: int, rows: Sequence[int]):
-    places = first + np.asarray(rows)
-    mask = places < len(order)
-    chosen = order[np.where(mask, places, 0)]
+def _batch(cache: Cache, view: int, order: np.ndarray, step: int, batch_size: int, rows):
+    rows = np.asarray(rows)
+    places = step * batch_size + rows
+    real = (rows < batch_size) & (places < len(order))
+    chosen = order[np.where(real, places, 0)]
     features = {name: x[view][chosen] for name, x in cache.features.items()}
-    label = np.where(mask, cache.labels[chosen], np.int32(-1))
-    return features | {"label": label}
+    return features | {"label": np.where(real, cache.labels[chosen], np.int32(PADDING))}
 
 
 def _file(encoder: Encoder, source: Source, views: Views | None) -> FeatureFile:
@@ -151,11 +153,11 @@ def _file(encoder: Encoder, source: Source, views: Views | None) -> FeatureFile:
         "transforms": transforms.VERSION,
         "views": views and dataclasses.asdict(views),
         "origin": source.origin,
-        "images": fewshot.fingerprint([str(image) for image in zip(source.keys, source.names)]),
+        "images": fewshot.fingerprint([*map(str, source.keys), *source.names]),
         "shapes": shapes,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).digest()
-    digest = hosts.by_first(lambda: np.frombuffer(digest, np.uint8))
+    digest = hosts.of_first(np.frombuffer(digest, np.uint8))
     name = f"{'train' if views else 'test'}-{bytes(digest).hex()[:16]}.features"
     # Other processes may have files of their own, whose times are others.
     about = key | {"files": fewshot.fingerprint(source.states() if hosts.first() else [])}
@@ -190,7 +192,7 @@ def _build(encoder: Encoder, source: Source, views: Views | None, file: FeatureF
     with hosts.Interruption() as interruption:
         part = _claim(file, interruption)
         try:
-            if not hosts.by_first(file.is_whole):
+            if not hosts.of_first(file.is_whole()):
                 hosts.together(lambda: part and file.make_room(part))
                 _fill(encoder, source, views, file, interruption)
                 multihost_utils.sync_global_devices("features")
@@ -203,15 +205,13 @@ def _build(encoder: Encoder, source: Source, views: Views | None, file: FeatureF
 
 
 def _claim(file: FeatureFile, interruption: hosts.Interruption) -> BinaryIO | None:
-    """The part in the first process, and None in the others, when no other run holds it."""
-    waited = False
-    while True:
+    """The part in the first process, and None in the others, once no other run holds it."""
+    for attempt in itertools.count():
         part = hosts.together(lambda: file.claim() if hosts.first() else None)
-        if hosts.by_first(lambda: part is not None):
+        if hosts.of_first(part is not None):
             return part
-        if not waited:
-            print(f"waiting for another run that caches the same features in {file.path.parent}")
-        waited = True
+        if not attempt:
+            print(f"waiting for another run that makes {file.path}", flush=True)
         time.sleep(WAIT)
         _stop_if_asked(interruption)
 

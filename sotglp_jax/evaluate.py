@@ -11,14 +11,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sotglp_jax import features, hosts, maps, ood, sharding, tables, workdir
+from sotglp_jax import features, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import fewshot, transforms
 from sotglp_jax.data.sources import Source
+from sotglp_jax.devices import hosts, sharding
 from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators import classification, specialisation
+from sotglp_jax.evaluators import classification, maps, specialisation
+from sotglp_jax.evaluators import detection as ood
 from sotglp_jax.evaluators import ood as detection
 from sotglp_jax.methods.contract import PADDING, Method, Params
+from sotglp_jax.reports import tables
 from sotglp_jax.run import Run, seen_classes
 from sotglp_jax.settings import defaults, flatten
 from sotglp_jax.state import restore, trained
@@ -46,17 +49,11 @@ class Observer:
     frozen: dict
     texts: tuple
 
-    def observe(self, source: Source, title: str) -> Iterator[tuple[np.ndarray, dict]]:
-        """Yields the labels of every batch and what `observe` gives of it, padding included."""
+    def observe(self, source: Source, title: str) -> Iterator[dict]:
+        """Yields what `observe` gives of every batch, padding included."""
         options = {"methods": self.methods, "temperature": self.run.config.ood.temperature}
-        step = jax.jit(
-            functools.partial(observe, **options), out_shardings=sharding.replicated(self.mesh)
-        )
         for batch in features.test_batches(self.run, self.methods[0], source, self.mesh, title):
-            labels = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))(
-                batch["label"]
-            )
-            yield np.asarray(labels), step(self.params, self.frozen, self.texts, batch)
+            yield observe(self.params, self.frozen, self.texts, batch, mesh=self.mesh, **options)
 
     def collect(
         self, source: Source, title: str, shown: Sequence[int] = ()
@@ -72,7 +69,8 @@ class Observer:
           Labels (N,), the observed values as arrays (N, ...), and the maps of the images shown.
         """
         labels, values, pictures, first = [], [], [], 0
-        for found, observed in self.observe(source, title):
+        for observed in self.observe(source, title):
+            found = np.asarray(observed["label"])
             real = found != PADDING
             places = [i - first for i in shown if first <= i < first + len(real)]
             if places:
@@ -87,6 +85,7 @@ class Observer:
         return np.concatenate(labels), *joined
 
 
+@functools.partial(jax.jit, static_argnames=("methods", "temperature", "mesh"))
 def observe(
     params: Params,
     frozen: dict,
@@ -95,15 +94,16 @@ def observe(
     *,
     methods: tuple[Method, ...],
     temperature: float,
+    mesh: Mesh,
 ) -> dict[str, Any]:
-    """What all evaluators want to know of a batch, (B, ...) each.
+    """What all evaluators want to know of a batch, (B, ...) each, whole on every device.
 
     Returns:
-      "predicted": classes by classifier; "finite"; "ood", "specialisation" and "maps" as far as
-      the method has the parts that they need, see `evaluators` and `maps`.
+      "label"; "predicted", classes by classifier; "finite"; "ood", "specialisation" and "maps" as
+      far as the method has the parts that they need, see `evaluators` and `maps`.
     """
     image = features.of_batch(methods[0], params, frozen, batch)
-    found: dict[str, Any] = {"predicted": {}}
+    found: dict[str, Any] = {"label": batch["label"], "predicted": {}}
     for method, text in zip(methods, texts, strict=True):
         own = image if "cls" in image else method.encode_images({}, frozen, batch["image"])
         scores = method.score(params, frozen, text, image if method is methods[0] else own)
@@ -115,7 +115,7 @@ def observe(
             found["specialisation"] = specialisation.compute(scores, batch["label"])
             shown = maps.compute(scores, batch["label"])
             found["maps"] = vars(shown) if shown else {}
-    return found
+    return jax.lax.with_sharding_constraint(found, sharding.replicated(mesh))
 
 
 def evaluate(run: Run) -> None:

@@ -29,10 +29,12 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     import jax
     import jax.numpy as jnp
 
-    from sotglp_jax import official, sharding, workdir
+    from sotglp_jax import workdir
     from sotglp_jax.checkpoint import Checkpoints
+    from sotglp_jax.devices import sharding
     from sotglp_jax.run import prepare
     from sotglp_jax.state import init_state
+    from sotglp_jax.trained import official
 
     tensors = official.read(path)
     run = prepare(config, folder)
@@ -65,7 +67,7 @@ def take_out(folder: Path, out: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    from sotglp_jax import finished, official
+    from sotglp_jax.trained import finished, official
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out={out} must end in .safetensors.")

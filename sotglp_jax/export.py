@@ -25,7 +25,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Writes the export."""
-    from sotglp_jax import exported, programs
+    from sotglp_jax.devices import programs
+    from sotglp_jax.trained import exported
 
     logging.set_verbosity(logging.WARNING)
     programs.keep()

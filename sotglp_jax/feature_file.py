@@ -108,7 +108,7 @@ class FeatureFile:
           InputError: it is not to be seen here.
         """
         try:
-            return self.part.open("r+b")
+            return self.part.open("r+b", buffering=0)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -129,8 +129,9 @@ class FeatureFile:
             for name, start in self._starts().items():
                 for place, row in zip(places.tolist(), rows[name], strict=True):
                     opened.seek(start + place * row.nbytes)
-                    opened.write(row.tobytes())
-            opened.flush()
+                    content = memoryview(row.tobytes())
+                    while content:  # a full disk takes a part first
+                        content = content[opened.write(content) :]
         except OSError as error:
             raise self._unwritable(error) from None
 

@@ -7,10 +7,10 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sotglp_jax import cache, hosts, sharding
+from sotglp_jax import cache
 from sotglp_jax.data import loader
 from sotglp_jax.data.sources import Source
-from sotglp_jax.errors import InputError
+from sotglp_jax.devices import hosts, sharding
 from sotglp_jax.methods.contract import Method, Params
 from sotglp_jax.run import Run
 
@@ -34,7 +34,9 @@ def train_batches(run: Run, mesh: Mesh, start: int) -> Iterator[loader.Batch]:
     data = run.config.data
     augmentation = loader.Augmentation(tuple(data.crop_scale), data.flip)
     if run.config.cache.views:
-        return cache.train_batches(_load(run, run.method, run.train, mesh, augmentation), **options)
+        return cache.train_batches(
+            cached(run, run.method, run.train, mesh, augmentation), **options
+        )
     return loader.train_batches(
         run.train,
         image_size=run.arch.image_size,
@@ -51,7 +53,7 @@ def test_batches(
     size = run.config.eval.batch_size
     options = {"batch_size": size, "rows": sharding.local_rows(size, mesh)}
     if run.config.cache.views:
-        batches = cache.test_batches(_load(run, method, source, mesh), **options)
+        batches = cache.test_batches(cached(run, method, source, mesh), **options)
     else:
         options |= {"image_size": run.arch.image_size, "workers": run.workers}
         batches = loader.test_batches(source, **options)
@@ -59,16 +61,28 @@ def test_batches(
         yield sharding.put_batch(batch, mesh)
 
 
-def _load(
+def cached(
     run: Run,
     method: Method,
     source: Source,
     mesh: Mesh,
     augmentation: loader.Augmentation | None = None,
 ) -> cache.Cache:
-    """The features of a source on disk; views of training images are augmented."""
+    """The features of a source on disk, made now if they are not there.
+
+    Args:
+      run: whose images they are.
+      method: what encodes them.
+      source: the images.
+      mesh: the devices.
+      augmentation: of training images, which have as many views as `cache.views` says; None for
+        test images.
+
+    Raises:
+      InputError: they cannot be written or read, or the disk is too small.
+    """
     encoder = cache.Encoder(
-        encode=_Encode(method),
+        encode=Encode(method),
         frozen={name: run.frozen[name] for name in ("vision", "logit_scale")},
         settings={"clip": run.settings["clip.sha256"]},
         image_size=run.arch.image_size,
@@ -83,19 +97,10 @@ def _load(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Encode:
+class Encode:
     """Encodes pixels by a method that needs no parameters for it."""
 
     method: Method
 
     def __call__(self, frozen: dict, pixels: jax.Array) -> dict:
         return self.method.encode_images({}, frozen, pixels)
-
-
-def check(method: Method, views: int) -> None:
-    """Raises `InputError` where features are to come from a cache and cannot."""
-    if views and not method.frozen_images:
-        raise InputError(
-            f"cache.views={views} asks for features from disk, but {method.title} learns in the "
-            "vision tower, so they change with every step: leave out --config.cache.views."
-        )

@@ -110,7 +110,8 @@ def main(_: list[str]) -> None:
     quiet()
     if flags.FLAGS.config is None:
         raise InputError("--config=FILE is missing: configs/fewshot.py is a start.")
-    from sotglp_jax import hosts, programs, study
+    from sotglp_jax import study
+    from sotglp_jax.devices import hosts, programs
 
     programs.keep()
     if flags.FLAGS.distributed:

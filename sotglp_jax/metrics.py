@@ -7,7 +7,8 @@ from pathlib import Path
 
 from clu import metric_writers
 
-from sotglp_jax import hosts, workdir
+from sotglp_jax import workdir
+from sotglp_jax.devices import hosts
 
 
 class JsonLines(metric_writers.LoggingWriter):

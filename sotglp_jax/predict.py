@@ -19,7 +19,7 @@ from absl import flags, logging
 from sotglp_jax.errors import InputError, run_command
 
 if TYPE_CHECKING:
-    from sotglp_jax.classifier import Classifier, Prediction
+    from sotglp_jax.trained.classifier import Classifier, Prediction
 
 NAME = 60  # letters of an image's name in the table
 MANY = 32  # images that are worth a progress bar
@@ -49,8 +49,8 @@ def main(arguments: argparse.Namespace) -> None:
     from PIL import Image
     from tqdm import tqdm
 
-    from sotglp_jax import programs
-    from sotglp_jax.classifier import Classifier
+    from sotglp_jax.devices import programs
+    from sotglp_jax.trained.classifier import Classifier
 
     logging.set_verbosity(logging.WARNING)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # below the size it refuses
@@ -122,8 +122,8 @@ def classify(
     """
     import numpy as np
 
-    from sotglp_jax.classifier import MOST, batches, bucket
     from sotglp_jax.data import pictures
+    from sotglp_jax.trained.classifier import MOST, batches, bucket
 
     rows, read = bucket(len(names)), pictures.ahead(names, classifier.image_size, 2 * MOST)
     for batch in batches(zip(range(len(names)), names, read, strict=True)):

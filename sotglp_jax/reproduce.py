@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sotglp_jax import hosts, methods, study
+from sotglp_jax import methods, study
 from sotglp_jax.data import datasets, loader
 from sotglp_jax.data.catalog import ENTRIES
+from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
 
 

@@ -10,12 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sotglp_jax import clip, memory, methods, sharding, workdir
+from sotglp_jax import clip, methods, workdir
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import datasets, digits, fewshot, loader
 from sotglp_jax.data.sources import Dataset, Source, choose_classes
+from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods.check import Check
 from sotglp_jax.methods.contract import Method, Stage
 from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.settings import DTYPES, flatten, validate
@@ -61,6 +63,21 @@ class Run:
     def baseline(self) -> tuple[Method, ...]:
         """Zero-shot CLIP beside a method that learns."""
         return (ZeroShot(self.method.towers),) if self.method.learns else ()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the method's class is none of this package's."""
+        return ":" in self.config.method.name
+
+    @property
+    def check(self) -> Check:
+        """What tells the faults of a method by the functions that have them."""
+        classes = len(self.dataset.class_names)
+        return Check(self.method, self.frozen, classes, self.arch.image_size)
+
+    def fixed_texts(self) -> Any:
+        """The texts that `Method.fixed` needs, on the host."""
+        return self.method.tokenize_fixed(self.clip.tokenizer, self.dataset.class_names)
 
     def tokenize(self, method: Method) -> Any:
         """The data set's class names as a method wants them, on the host."""
@@ -129,15 +146,26 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     }
     loaded = clip.load(config.clip.name, config.clip.activation)
     run = assemble(config, path, dataset, loaded)
+    _check_views(config.cache.views, run.method)
     workdir.check_same(path, run.settings, dataset.train.names)
     targets = {name: dataclasses.replace(run, dataset=other) for name, other in others.items()}
     for one in (run, *targets.values()):
         for method in (one.method, *one.baseline):
             one.tokenize(method)  # refuses names that are too long before anything is read
+    if run.foreign:
+        run.check.start(run.tokenize(run.method), run.fixed_texts(), config.train)
     sources = [dataset.train, dataset.val, dataset.test, *(other.test for other in others.values())]
     sources += ood.values()
     loader.check_images([_share(source) for source in sources])
     return dataclasses.replace(run, targets=targets, ood=ood)
+
+
+def _check_views(views: int, method: Method) -> None:
+    if views and not method.frozen_images:
+        raise InputError(
+            f"cache.views={views} asks for features from disk, but {method.title} learns in the "
+            "vision tower, so they change with every step: leave out --config.cache.views."
+        )
 
 
 def assemble(config: ConfigDict, path: Path, dataset: Dataset, loaded: clip.Clip) -> Run:

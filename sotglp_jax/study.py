@@ -14,8 +14,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sotglp_jax import hosts, tables, workdir
+from sotglp_jax import workdir
+from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
+from sotglp_jax.reports import tables
 from sotglp_jax.run import prepare
 from sotglp_jax.settings import CHOSEN_BY_NAME, defaults, differing, flatten, unflatten
 
@@ -38,7 +40,7 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     activation = run.clip.activation
     print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
     with _too_large_said():
-        if mode == "train" and run.method.learns:
+        if mode == "train" and run.stages:
             train(run)
         else:
             evaluate(run)

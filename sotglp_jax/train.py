@@ -14,11 +14,12 @@ import optax
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import evaluate, features, hosts, memory, sharding, workdir
+from sotglp_jax import evaluate, features, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import loader
+from sotglp_jax.devices import hosts, memory, sharding
+from sotglp_jax.devices.hosts import Interruption
 from sotglp_jax.errors import InputError
-from sotglp_jax.hosts import Interruption
 from sotglp_jax.methods.contract import Method, Moment, Params, Stage, masked_mean
 from sotglp_jax.run import Run
 from sotglp_jax.schedules import learning_rate
@@ -111,8 +112,8 @@ def train_step(
         direction, opt_state = optimizer.update(gradient | still, opt_state, params)
         moved = jax.tree.map(lambda x, d: x - rate * d, moving, {k: direction[k] for k in moving})
         params = params | moved
-        metrics["gradient_norm"] = optax.global_norm(gradient)
-        metrics["parameter_norm"] = optax.global_norm(params)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        metrics["parameter_norm"] = optax.tree.norm(params)
         return (params, opt_state), metrics
 
     carry = state["params"], state["opt_state"]
@@ -172,9 +173,8 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
     if start == total:
         return state
     frozen, names = fixed
-    texts = run.method.tokenize_fixed(run.clip.tokenizer, run.dataset.class_names)
     make = jax.jit(run.method.fixed, out_shardings=sharding.replicated(mesh))
-    frozen = frozen | {"fixed": make(frozen, run.packed(texts, mesh))}
+    frozen = frozen | {"fixed": make(frozen, run.packed(run.fixed_texts(), mesh))}
     optimizer = make_optimizer(run.method, config)
     batches = (
         sharding.put_batch(batch, mesh) for batch in features.train_batches(run, mesh, start)
@@ -201,7 +201,7 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
             state, metrics = program(state, frozen, names, batch)
             recorder.add(step, part, metrics)
             bar.update()
-            stop = interruption.requested(step) or step == total
+            stop = interruption.requested() or step == total
             if stop or step % config.log_every == 0 or step % config.checkpoint_every == 0:
                 bar.set_postfix(recorder.write(checkpoints))
             if stop:  # no later step would tell whether the last parameters are any good
@@ -239,10 +239,11 @@ class _Recorder:
 
     def check(self, step: int, metrics: dict, checkpoints: Checkpoints) -> None:
         """Refuses to go on where a step found weights that give no finite loss."""
-        norms = metrics["gradient_norm"] + metrics["parameter_norm"]
-        if np.isfinite(metrics["loss"] + norms):
+        before = np.isfinite(metrics["loss"] + metrics["gradient_norm"])
+        if before and np.isfinite(metrics["parameter_norm"]):
             return
-        checkpoints.remove(step - 1)  # its weights gave that loss
+        if not before:
+            checkpoints.remove(step - 1)  # its weights gave that loss
         lr = self._run.config.train.lr
         workdir.write(
             self._run.workdir / workdir.DIVERGED, json.dumps({"step": step, "train.lr": lr})

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from sotglp_jax import __version__, hosts
 from sotglp_jax.clip import hub
+from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
 from sotglp_jax.settings import differing
 
@@ -37,7 +37,17 @@ EXECUTION = (
     "ood.sets",
     "ood.temperature",
 )
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "ott-jax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = (
+    "sotglp_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "ott-jax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+)
 PACKAGES += ("pillow", "scikit-learn")
 
 
@@ -199,5 +209,5 @@ def _unwritable(workdir: Path, error: OSError) -> InputError:
 def versions() -> dict[str, str]:
     """Of all that numbers depend on: this package, Python, libraries, and the kind of device."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    ours = {"sotglp_jax": __version__, "python": platform.python_version()}
-    return ours | found | {"device": jax.devices()[0].device_kind}
+    here = {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
+    return found | here

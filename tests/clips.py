@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from parity import draw_weights
+from goldens import draw_weights
 from safetensors.numpy import save_file
 
 CASE = {

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import clips
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +29,26 @@ def environment(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
+
+
+@pytest.fixture(scope="module")
+def compiled(environment):
+    """Programs of this process are compiled once, although every command loads its own."""
+    settings = {
+        "jax_compilation_cache_dir": environment["JAX_COMPILATION_CACHE_DIR"],
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    _configure(settings)
+    yield
+    _configure(before)
+
+
+def _configure(settings):
+    compilation_cache.reset_cache()
+    for name, value in settings.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from runs import SHORT, metrics, wait_for_step
 
-from configs import common
-from sotglp_jax import maps, sharding
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import digits
+from sotglp_jax.devices import sharding
+from sotglp_jax.evaluators import maps
 from sotglp_jax.run import prepare
+from sotglp_jax.settings import unflatten
 from sotglp_jax.state import restore
 
 STEPS = 60
@@ -33,18 +34,13 @@ def finished(main, clip_folder, tmp_path_factory):
     return workdir, out, err
 
 
-def final_state(workdir, clip_folder):
-    config = common.get_config(f"clip={clip_folder}")
+def final_state(workdir):
     saved = json.loads((workdir / "config.json").read_text())
-    config.update_from_flattened_dict(
-        {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in saved.items()
-            if key != "clip.sha256"
-        }
-    )
-    run = prepare(config, str(workdir))
-    return restore(run, Checkpoints(workdir), sharding.replicated(sharding.make_mesh()))[0]
+    del saved["clip.sha256"]
+    run = prepare(unflatten(saved), str(workdir))
+    mesh = sharding.make_mesh()
+    names, whole = run.names_on(mesh, run.method), sharding.replicated(mesh)
+    return restore(run, run.frozen, names, Checkpoints(workdir), whole)[0]
 
 
 def test_a_run_folder_holds_everything(finished):
@@ -60,7 +56,7 @@ def test_a_run_folder_holds_everything(finished):
     counts = np.load(workdir / "confusion.npz")["counts"]
     assert counts.shape == (10, 10) and counts.sum() == 897
     assert counts.trace() / 897 == pytest.approx(results["accuracy"]["fused"])
-    assert maps.read(workdir).names == digits.CLASS_NAMES
+    assert maps.load(workdir).names == digits.CLASS_NAMES
     assert list(workdir.glob("events.out.tfevents.*"))
     lines = metrics(workdir)
     assert [m["step"] for m in lines] == list(range(5, STEPS + 1, 5))
@@ -100,7 +96,7 @@ def test_stopped_killed_and_resumed_equals_uninterrupted(finished, command, main
             assert "Traceback" not in err
     code, out, err = main(*fewshot(clip_folder, workdir))
     assert code == 0 and "going on from step" in out, err
-    ours, theirs = (final_state(w, clip_folder) for w in (workdir, finished[0]))
+    ours, theirs = (final_state(w) for w in (workdir, finished[0]))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     a, b = metrics(workdir), metrics(finished[0])
     assert [m["step"] for m in a][-4:] == [m["step"] for m in b][-4:]
@@ -138,12 +134,27 @@ def test_other_images_are_refused(finished, main, clip_folder, tmp_path):
 
 def test_how_a_run_is_computed_may_change(finished, main, clip_folder):
     more = ["--mode=eval", "--config.text.chunk=3", "--config.train.log_every=1"]
+    more += ["--config.eval.batch_size=100"]
     code, out, err = main(*fewshot(clip_folder, finished[0], *more))
     assert code == 0, err
     assert percentages(out) == percentages(finished[1])
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(main, clip_folder, tmp_path):
+def test_a_setting_that_an_older_run_lacks_had_its_default(finished, main, clip_folder, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    settings = json.loads(path.read_text())
+    for key in ("train.schedule", "method.tau", "eval.batch_size", "protocol"):
+        del settings[key]
+    path.write_text(json.dumps(settings))
+    code, out, err = main(*fewshot(clip_folder, tmp_path / "run"))
+    assert code == 0 and percentages(out) == percentages(finished[1]), err
+    path.write_text(json.dumps(settings))
+    code, _, err = main(*fewshot(clip_folder, tmp_path / "run", "--config.method.tau=0.5"))
+    assert code == 2 and "method.tau (default 1.0 there, 0.5 now)" in err
+
+
+def test_after_a_divergence_a_lower_learning_rate_goes_on(main, clip_folder, tmp_path):
     workdir = tmp_path / "run"
     code, _, err = main(*fewshot(clip_folder, workdir, "--config.train.lr=1e30"))
     # Five steps of warm-up, then the weights explode.
@@ -152,12 +163,15 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(main, cli
     assert "last good checkpoint is of step 5" in err
     steps = [p.name for p in (workdir / "checkpoints").iterdir()]
     assert steps == ["5"] and not (workdir / "results.json").exists()
+    code, out, err = main(*fewshot(clip_folder, workdir))
+    assert code == 0 and "going on from step 5" in out, err
+    losses = [m["loss"] for m in metrics(workdir)]
+    assert losses[-1] < losses[0] and (workdir / "results.json").exists()
 
 
 def test_zero_shot_needs_no_training(main, clip_folder, tmp_path, finished):
     config = f"--config=configs/zeroshot.py:clip={clip_folder}"
-    options = "--config.precision=float32", "--config.method.fusion=learned"  # which it has not
-    code, out, err = main(config, f"--workdir={tmp_path}", *options)
+    code, out, err = main(config, f"--workdir={tmp_path}", "--config.precision=float32")
     assert code == 0, err
     results = json.loads((tmp_path / "results.json").read_text())
     trained = json.loads((finished[0] / "results.json").read_text())

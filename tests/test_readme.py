@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import own_methods
 import pytest
 from conftest import ROOT
 from PIL import Image
 
-from sotglp_jax import tables
+from sotglp_jax.reports import tables
 
 README = (ROOT / "README.md").read_text()
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -60,6 +61,7 @@ def clone(tmp_path):
     """A place to run commands that reads like a clone, and where what they write is no one's."""
     for name in ("configs", "launch", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
+    own_methods.write(tmp_path / "mine")
     Image.new("RGB", (60, 50)).save(tmp_path / "picture.jpg")
     return tmp_path
 

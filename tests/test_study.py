@@ -11,10 +11,10 @@ from PIL import Image
 
 from configs import common, sensitivity, shots
 from sotglp_jax import study as studies
-from sotglp_jax import tables
 from sotglp_jax.data import datasets
 from sotglp_jax.data.sources import choose_classes
 from sotglp_jax.errors import InputError
+from sotglp_jax.reports import tables
 from sotglp_jax.run import prepare
 from sotglp_jax.settings import flatten
 from sotglp_jax.workdir import check_same

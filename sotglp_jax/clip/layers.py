@@ -5,7 +5,8 @@ W width of a tower, C classes, N prompts, M context tokens, L text length, P pat
 patches, D joint width.
 """
 
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,13 @@ def product_precision(dtype: jnp.dtype) -> lax.Precision:
     return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
+@cache
+def multiplies_bf16() -> bool:
+    """Whether the hardware has products of bf16; a CPU without them is faster in float32."""
+    cpus = Path("/proc/cpuinfo")
+    return jax.default_backend() != "cpu" or not cpus.exists() or "bf16" in cpus.read_text()
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     """An einsum of two arrays in b's dtype, accumulated and returned in float32.
@@ -51,9 +59,13 @@ def product(pattern: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Flo
       a: cast to b's dtype.
       b: decides the dtype of the products.
     """
+    a = a.astype(b.dtype)
+    if b.dtype == jnp.bfloat16 and not multiplies_bf16():
+        # The same products of the same rounded numbers.
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jnp.einsum(
         pattern,
-        a.astype(b.dtype),
+        a,
         b,
         precision=product_precision(b.dtype),
         preferred_element_type=jnp.float32,
@@ -89,10 +101,37 @@ class Dense(nn.Module):
     def __call__(self, x):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        y = product("...i,io->...o", x, kernel.astype(self.dtype))
+        # XLA's CPU code is faster on one matrix; a TPU would have to copy it into one.
+        rows = x.reshape(-1, x.shape[-1]) if jax.default_backend() == "cpu" else x
+        y = product("...i,io->...o", rows, kernel.astype(self.dtype))
+        y = y.reshape(*x.shape[:-1], self.features)
         if not self.use_bias:
             return y
         return y + self.param("bias", nn.initializers.zeros, (self.features,))
+
+
+@jax.custom_vjp
+def average(logits: Float[Array, "*n T S"], v: Float[Array, "*n S h"]) -> Float[Array, "*n T h"]:
+    """softmax(logits) v, in float32 but for the product.
+
+    The sums divide the product, T by h numbers, and not the weights, T by S of them: XLA's CPU
+    code then makes one loop of all of attention.
+    """
+    weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True)).astype(v.dtype)
+    total = weights.sum(axis=-1, keepdims=True, dtype=jnp.float32)
+    return product("...ts,...sd->...td", weights, v) / total
+
+
+def _divided_first(logits, v):
+    """As `average`, with a backward pass that needs no product of the forward pass again."""
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return product("...ts,...sd->...td", weights, v)
+
+
+average.defvjp(
+    lambda logits, v: (average(logits, v), (logits, v)),
+    lambda inputs, cotangent: jax.vjp(_divided_first, *inputs)[1](cotangent),
+)
 
 
 def attend(
@@ -109,11 +148,12 @@ def attend(
       v: values; its dtype is the one the products run in.
       mask: True where a query may look at a key; None means everywhere.
     """
-    logits = product("...thd,...shd->...hts", q, k) * q.shape[-1] ** -0.5
+    # Heads before tokens: plain matrices, for which XLA's CPU code has fast products.
+    q, k, v = (x.swapaxes(-3, -2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    logits = product("...td,...sd->...ts", q, k)
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = product("...hts,...shd->...thd", weights, v)
+    out = average(logits, v).swapaxes(-3, -2)
     return out.reshape(*out.shape[:-2], out.shape[-2] * out.shape[-1])
 
 

@@ -15,14 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from sotglp_jax.clip.deep import Deep, by_layer
-from sotglp_jax.clip.layers import (
-    KEPT,
-    Block,
-    LayerNorm,
-    attend,
-    keep_products,
-    product_precision,
-)
+from sotglp_jax.clip.layers import KEPT, Block, LayerNorm, attend, keep_products, product_precision
 from sotglp_jax.clip.ragged import Layout, Rows, to_rows, to_sequences
 
 

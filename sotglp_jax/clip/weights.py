@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sotglp_jax.clip import torchscript
 from sotglp_jax.clip.config import Stated
 from sotglp_jax.errors import InputError
 
@@ -136,7 +137,7 @@ OPENAI = Layout(
         "text/text_projection": ("text_projection", SAME),
         "logit_scale": ("logit_scale", SAME),
     },
-    ignored=r"attn_mask|input_resolution|context_length|vocab_size",
+    ignored=r"(.+\.)?(attn_mask|input_resolution|context_length|vocab_size)",
 )
 
 HUGGING_FACE = Layout(
@@ -217,22 +218,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_torchscript(path: Path) -> dict[str, np.ndarray]:
     try:
-        import torch
-    except ImportError:
+        return {name: x.astype(np.float32) for name, x in torchscript.read(path).items()}
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: put the weights there.") from None
+    except Exception as error:  # a damaged pickle may raise any
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
-            f"{path} is a PyTorch archive, which needs `pip install sotglp_jax[torch]`; the same "
-            "weights as safetensors are open_clip_model.safetensors in the hub repositories "
-            "timm/vit_*_clip_*.openai."
+            f"{path} is not a TorchScript archive as OpenAI publishes ({reason}), and other "
+            "pickles are never loaded: convert it to safetensors."
         ) from None
-    try:
-        module = torch.jit.load(path, map_location="cpu")
-    except Exception as error:
-        raise InputError(
-            f"{path} is not a TorchScript archive as OpenAI publishes "
-            f"({str(error).splitlines()[0]}), and pickles are never loaded: convert it to "
-            "safetensors."
-        ) from None
-    return {name: x.float().numpy() for name, x in module.state_dict().items()}
 
 
 # Ours -> the ranks of the tensors that sizes are read off.

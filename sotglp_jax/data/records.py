@@ -18,13 +18,7 @@ from tqdm import tqdm
 
 from sotglp_jax.data import imagenet
 from sotglp_jax.data.catalog import DEFAULT_TEMPLATE
-from sotglp_jax.data.sources import (
-    Dataset,
-    FileReader,
-    Source,
-    read_image,
-    split_by_class,
-)
+from sotglp_jax.data.sources import Dataset, FileReader, Source, read_image, split_by_class
 from sotglp_jax.errors import InputError
 
 OURS, VERSION = "sotglp.json", "1.0.0"

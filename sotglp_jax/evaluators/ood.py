@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Array, Float
 
-from sotglp_jax import ood
+from sotglp_jax.evaluators import detection as ood
 from sotglp_jax.methods.contract import Scores
 
 ORDER = ("mcm", "l_mcm", "gl_mcm")

@@ -16,7 +16,7 @@ NAMES = {
     "promptsrc": "sotglp_jax.methods.promptsrc:PromptSrc",
     "zeroshot": "sotglp_jax.methods.zeroshot:ZeroShot",
 }
-ADDED = ("init", "encode_classes", "score", "loss")  # what the base leaves to every method
+ADDED = ("init", "encode_classes", "score")  # what the base leaves to every method
 FACTS = ("title", "logits")
 
 
@@ -67,7 +67,18 @@ def _checked(name: str, found: Any) -> type[Method]:
             f"method={name} names no class derived from sotglp_jax.methods.contract.Method: "
             "derive it from there."
         )
-    needed = [*FACTS, *(ADDED if found.learns else ADDED[1:3])]
-    if missing := [part for part in needed if not hasattr(found, part)]:
+    if "__dataclass_params__" not in vars(found):
+        raise InputError(
+            f"method={name} is no frozen dataclass: write @dataclasses.dataclass(frozen=True) "
+            "above the class."
+        )
+    # `loss` has a check of its own, since a method that is not trained in steps needs none.
+    if missing := [part for part in (*FACTS, *ADDED) if not hasattr(found, part)]:
         raise InputError(f"method={name} has no {missing[0]}: every method needs one.")
+    for option, default in found.options().items():
+        if not isinstance(default, bool | int | float | str | tuple):
+            raise InputError(
+                f"method={name} has the option {option} without a default that is a number, a "
+                "text or a tuple: give it one, or write ClassVar where it is no option."
+            )
     return found

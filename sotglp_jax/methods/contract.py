@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
@@ -21,8 +22,8 @@ from sotglp_jax.errors import InputError
 PADDING = -1  # the label of a row that is no image
 
 Params = dict[str, Any]
-# Of "train" or "val": encoded images and their labels, batch by batch.
-Images = Callable[[str], Iterator[tuple[dict[str, Array], Int[Array, " B"]]]]
+# Of "train" or "val": encoded images and their labels, batch by batch, on the host, no padding.
+Images = Callable[[str], Iterator[tuple[dict[str, np.ndarray], Int[np.ndarray, " B"]]]]
 
 
 @struct.dataclass
@@ -100,7 +101,7 @@ class Method:
     Its fields but `towers` are the options, in `config.method`. `__post_init__` checks them; the
     towers may be None there, when options are checked before CLIP is loaded.
 
-    A method adds `init`, `encode_classes`, `score` and `loss`:
+    A method adds `init`, `encode_classes`, `score` and, where it has stages, `loss`:
       init(key, frozen, names) -> params: a dictionary of float32 arrays or trees of them.
       encode_classes(params, frozen, names) -> text: a tree of arrays with C rows.
       score(params, frozen, text, image) -> Scores.
@@ -195,7 +196,10 @@ class Method:
         return {}
 
     def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
-        """The stages of the training by `config.train`; one that does as it says."""
+        """The stages of the training by `config.train`; one that does as it says.
+
+        () trains nothing step by step: `finish` makes the parameters of those of `init`.
+        """
         names = ("epochs", "lr", "schedule", "warmup_epochs", "warmup_lr")
         return (Stage(**{name: train[name] for name in names}),)
 

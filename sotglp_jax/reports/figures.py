@@ -10,9 +10,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sotglp_jax import maps
 from sotglp_jax.errors import InputError
-from sotglp_jax.maps import Examples
+from sotglp_jax.evaluators import maps
+from sotglp_jax.evaluators.maps import Examples
 from sotglp_jax.reports import gallery, paper
 from sotglp_jax.reports.paper import (
     MARK,
@@ -33,7 +33,7 @@ from sotglp_jax.reports.results import (
     mains,
     methods,
 )
-from sotglp_jax.tables import OOD_SCORES, ZERO_SHOT
+from sotglp_jax.reports.tables import OOD_SCORES, ZERO_SHOT
 
 # Paul Tol's muted colours for the colour-blind; markers and dashes tell lines apart in grey.
 COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from sotglp_jax.reports.paper import MARK, MISSING, Cell, Table
-from sotglp_jax.tables import spread
+from sotglp_jax.reports.tables import spread
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sotglp_jax.maps import Maps
+from sotglp_jax.evaluators.maps import Maps
 
 SIDE = 1.5  # inches of an image
 LETTERS = 20  # of a line of a title

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sotglp_jax.reports.results import Result, by_method, grouped, mains, methods
-from sotglp_jax.tables import ZERO_SHOT, logits_title, score_title
+from sotglp_jax.reports.tables import ZERO_SHOT, logits_title, score_title
 
 PUBLISHED = json.loads((Path(__file__).parent.parent / "assets" / "published.json").read_text())
 MARK = " †"  # behind the name of a published row or column

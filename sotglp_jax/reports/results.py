@@ -9,7 +9,7 @@ from typing import Any
 
 from sotglp_jax.data.catalog import BENCHMARKS
 from sotglp_jax.errors import InputError
-from sotglp_jax.tables import OF_METHOD, VARY, deciding, difference
+from sotglp_jax.reports.tables import OF_METHOD, VARY, deciding, difference
 from sotglp_jax.workdir import EXECUTION, IMAGES
 
 # Fields of the protocol that differ between data sets.
@@ -35,7 +35,7 @@ class Result:
 
     @property
     def method(self) -> dict:
-        """What the results say of their method; see `sotglp_jax.tables.logits_title`."""
+        """What the results say of their method; see `sotglp_jax.reports.tables.logits_title`."""
         return self.contents["method"]
 
     @property

@@ -5,9 +5,9 @@ import numpy as np
 from goldens import compute as function_of
 from goldens import descend, draw_images, generator, load_clip, normal, packed
 
-from sotglp_jax import official
-from sotglp_jax import ood as ood_scores
+from sotglp_jax.evaluators import detection as ood_scores
 from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.trained import official
 
 INPUTS = {"tokens"}
 CONTEXT = 4

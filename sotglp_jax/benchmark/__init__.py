@@ -1,0 +1,1 @@
+"""Speed and memory with random weights of the real sizes."""

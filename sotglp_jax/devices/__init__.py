@@ -1,0 +1,1 @@
+"""Where arrays live, who computes what, and what fits."""

@@ -1,0 +1,1 @@
+"""How the tiny CLIP was made."""

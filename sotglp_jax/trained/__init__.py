@@ -1,0 +1,1 @@
+"""A run afterwards: its classifier, its export, its parameters under other names."""

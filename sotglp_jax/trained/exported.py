@@ -1,0 +1,117 @@
+"""A classifier in one file, by `jax.export`, and what a reader of it has to know beside it.
+
+FILE is a StableHLO program with the vision tower and the class features as constants, for any
+number of images, on CPU, CUDA and TPU. FILE.json says what goes in and comes out. numpy and jax run
+it, which reads such files by flatbuffers.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.export
+import jax.numpy as jnp
+
+from sotglp_jax import workdir
+from sotglp_jax.data import transforms
+from sotglp_jax.errors import InputError
+from sotglp_jax.trained import finished, outputs
+
+VERSION = 2
+PLATFORMS = ("cpu", "cuda", "tpu")
+INPUT = (
+    "uint8 (images, image_size, image_size, 3), RGB: the short side resized to image_size by "
+    "Pillow's bicubic interpolation, then the centre square; the program divides by 255 and "
+    "normalises by mean and std"
+)
+OUTPUT = (
+    "softmax probabilities (images, classes) by classifier, of `logits` the first decides; "
+    "ood_score (images,), higher in distribution; maps: where the local prompts of the most "
+    "probable class look"
+)
+
+
+def write(run_folder: Path, out: Path, precision: str = "") -> None:
+    """Writes a finished run's classifier to `out`, and what is to be known to `out`.json.
+
+    Args:
+      run_folder: the run.
+      out: the file.
+      precision: of the products in the vision tower, "bf16" or "float32"; "" as in the run.
+
+    Raises:
+      InputError: the run cannot be loaded, or the file cannot be written.
+    """
+    run = finished.load(run_folder, precision)
+    content = _program(run)
+    about = _about(run) | {"sha256": hashlib.sha256(content).hexdigest()}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(content)
+        _beside(out).write_text(json.dumps(about, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"{out} cannot be written ({error.strerror}): choose another --out."
+        ) from None
+
+
+def _program(run: finished.Finished) -> bytes:
+    arguments = outputs.arguments(run)
+
+    def compute(pixels):
+        return outputs.compute(*arguments, pixels, method=run.run.method)
+
+    size = run.run.arch.image_size
+    shape = jax.export.symbolic_shape(f"images, {size}, {size}, 3")
+    pixels = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    return bytes(jax.export.export(jax.jit(compute), platforms=PLATFORMS)(pixels).serialize())
+
+
+def _about(run: finished.Finished) -> dict:
+    method = run.run.method
+    return {
+        "version": VERSION,
+        "class_names": run.run.dataset.class_names,
+        "image_size": run.run.arch.image_size,
+        "mean": method.towers.mean,
+        "std": method.towers.std,
+        "logits": tuple(method.logits),
+        "threshold": outputs.threshold(run),
+        "precision": run.run.config.precision,
+        "transforms": transforms.VERSION,
+        "input": INPUT,
+        "output": OUTPUT,
+        "versions": workdir.versions(),
+    }
+
+
+def load(path: Path) -> tuple[dict, Callable]:
+    """What `write` wrote: the description, and the program as a function of pixels.
+
+    Raises:
+      InputError: it is not there, is no export, one of another version, or damaged.
+    """
+    try:
+        content, about = path.read_bytes(), json.loads(_beside(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.filename} is not there: give a run folder, or a file that "
+            "python -m sotglp_jax.export wrote with its .json beside it."
+        ) from None
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or "version" not in about:
+        raise InputError(f"{_beside(path)} does not describe an export: export the run again.")
+    if about["version"] != VERSION:
+        raise InputError(
+            f"{path} is an export of version {about['version']} and this package reads version "
+            f"{VERSION}: export the run again."
+        )
+    if hashlib.sha256(content).hexdigest() != about["sha256"]:
+        raise InputError(f"{path} is not the file that {_beside(path)} describes: copy both again.")
+    return about, jax.jit(jax.export.deserialize(bytearray(content)).call)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".json")

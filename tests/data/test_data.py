@@ -1,0 +1,340 @@
+"""Sources, samplers, transforms and batches."""
+
+import io
+import json
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.model_selection import StratifiedShuffleSplit
+
+from sotglp_jax.data import datasets, fewshot, loader, transforms
+from sotglp_jax.data.sources import read_image
+from sotglp_jax.errors import InputError
+from sotglp_jax.methods.contract import PADDING
+
+
+def picture(seed=0, size=(20, 16), mode="RGB"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of ten images."""
+    for c, name in enumerate(["bee", "ant", "wasp_nest"]):
+        (tmp_path / "insects" / name).mkdir(parents=True)
+        for i in range(10):
+            picture(10 * c + i).save(tmp_path / "insects" / name / f"{i}.png")
+    return tmp_path / "insects"
+
+
+def refusal(*args, **kwargs):
+    with pytest.raises(InputError) as caught:
+        datasets.resolve(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_digits_are_1797_real_images_in_fixed_parts():
+    digits = datasets.resolve("digits")
+    parts = (digits.train, digits.val, digits.test)
+    assert [len(p) for p in parts] == [700, 200, 897]
+    assert len({n for p in parts for n in p.names}) == 1797
+    assert set(digits.test.labels) == set(range(10))
+    example = digits.test[896]
+    assert example["name"] == "digits/1796" and example["label"] == digits.test.labels[896]
+    assert example["image"].size == (64, 64) and example["image"].mode == "RGB"
+    with pytest.raises(IndexError):
+        digits.test[897]
+
+
+def test_a_folder_of_class_folders_is_split(folder):
+    data = datasets.resolve(str(folder))
+    assert data.class_names == ("ant", "bee", "wasp_nest") and data.name == "insects"
+    assert [len(p) for p in (data.train, data.val, data.test)] == [15, 6, 9]
+    names = [n for p in (data.train, data.val, data.test) for n in p.names]
+    assert len(set(names)) == 30
+    for part in (data.train, data.val, data.test):
+        for name, label in zip(part.names, part.labels, strict=True):
+            assert name.startswith(data.class_names[label])
+    assert datasets.resolve(str(folder)).train.names == data.train.names
+
+
+def test_a_folder_with_its_own_parts(folder):
+    root = folder.parent / "own"
+    root.mkdir()
+    folder.rename(root / "train")
+    (root / "val" / "bee").mkdir(parents=True)
+    picture(99).save(root / "val" / "bee" / "new.png")
+    data = datasets.resolve(str(root))
+    assert [len(p) for p in (data.train, data.val, data.test)] == [30, 0, 1]
+    assert data.test.names == ("val/bee/new.png",) and data.test.labels == (1,)
+    (root / "test" / "ant").mkdir(parents=True)
+    picture(98).save(root / "test" / "ant" / "new.png")
+    data = datasets.resolve(str(root))
+    assert [len(p) for p in (data.train, data.val, data.test)] == [30, 1, 1]
+    (root / "test" / "moth").mkdir()
+    picture(97).save(root / "test" / "moth" / "x.png")
+    assert '"moth"' in refusal(str(root))
+
+
+def split_of(folder):
+    return {
+        part: [[f"{c}/{i}.png", label, c] for label, c in ((0, "wasp_nest"), (1, "ant")) for i in r]
+        for part, r in (("train", range(4)), ("val", range(4, 6)), ("test", range(6, 9)))
+    }
+
+
+def test_a_split_file_keeps_its_own_labels(folder):
+    path = folder / "split_zhou_Insects.json"
+    path.write_text(json.dumps(split_of(folder)))
+    data = datasets.resolve(str(path))
+    assert data.name == "Insects" and data.class_names == ("wasp_nest", "ant")
+    assert data.test.labels == (0, 0, 0, 1, 1, 1)
+    assert data.train[0]["name"] == "wasp_nest/0.png"
+    # Images in images/, or elsewhere by data.root.
+    (folder / "images").mkdir()
+    for name in ("wasp_nest", "ant"):
+        (folder / name).rename(folder / "images" / name)
+    assert datasets.resolve(str(path)).train[0]["label"] == 0
+    assert datasets.resolve(str(path), root=str(folder / "images")).train[0]["label"] == 0
+    said = refusal(str(path), root=str(folder / "nowhere"))
+    assert "none of the 18 images" in said and "wasp_nest/0.png" in said and "nowhere" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "no split file"),
+        ("[]", "no split file"),
+        ('{"train": [["a.png", 0, "a"]]}', "no split file"),
+        ('{"train": [["a.png", "0", "a"]], "test": [["a.png", 0, "a"]]}', "no split file"),
+        ('{"train": [["a.png", 0, "a"]], "test": [["b.png", 2, "b"]]}', "none labelled 1"),
+        ('{"train": [["a.png", 0, "a"]], "test": [["b.png", 0, "b"]]}', 'both "a" and "b"'),
+        ('{"train": [["../a.png", 0, "a"]], "test": [["b.png", 0, "a"]]}', "outside"),
+        ('{"train": [["/a.png", 0, "a"]], "test": [["b.png", 0, "a"]]}', "outside"),
+    ],
+)
+def test_a_wrong_split_file_is_refused(tmp_path, content, said):
+    (tmp_path / "split.json").write_text(content)
+    assert said in refusal(str(tmp_path / "split.json"))
+
+
+def test_unknown_and_empty_data_sets_are_refused(tmp_path):
+    assert "no known name" in refusal("eurosatt") and "eurosat" in refusal("eurosatt")
+    assert "holds no images" in refusal(str(tmp_path))
+    assert "split_zhou_EuroSAT.json" in refusal("eurosat", root=str(tmp_path))
+    assert "cannot be read" in refusal(str(tmp_path / "split.json"))
+    assert "exactly one {}" in refusal("digits", template="a photo")
+
+
+def test_a_benchmark_is_found_by_its_alias(folder):
+    root = folder.parent / "data"
+    (root / "EuroSAT_RGB").mkdir(parents=True)
+    for name in ("wasp_nest", "ant"):
+        (folder / name).rename(root / "EuroSAT_RGB" / name)
+    (root / "split_zhou_EuroSAT.json").write_text(json.dumps(split_of(folder)))
+    data = datasets.resolve("eurosat", root=str(root), allow_partial=True)
+    assert data.name == "eurosat" and len(data.test) == 6
+    assert data.template == "a centered satellite photo of {}."
+    own = datasets.resolve("eurosat", str(root), "{} from above", allow_partial=True)
+    assert own.template == "{} from above"
+
+
+def test_coop_sampler_is_pythons_random(folder):
+    train, val = [2, 0, 0, 2, 1, 0, 2, 2, 0], [0, 1, 1, 2, 2, 2]
+    random.seed(7)
+    expected = random.sample([0, 3, 6, 7], 2) + random.sample([1, 2, 5, 8], 2) + [4]
+    expected_val = [0] + random.sample([1, 2], 2) + random.sample([3, 4, 5], 2)
+    chosen = fewshot.coop([train, val], [2, 2], seed=7)
+    assert chosen == [tuple(expected), tuple(expected_val)]
+
+
+def test_too_few_images_are_all_taken_and_said_once(folder, caplog):
+    data = datasets.resolve(str(folder))
+    train, val = fewshot.sample(data, 16, 1, "coop")
+    assert len(train) == 15 and len(val) == 6
+    assert [r.getMessage() for r in caplog.records] == [
+        "fewer than 16 images, all taken: ant (5), bee (5), wasp_nest (5)"
+    ]
+    assert train.names == data.train.names and train.names[0] == train[0]["name"]
+
+
+def test_stratified_sampler_is_scikit_learns():
+    digits = datasets.resolve("digits")
+    train, val = fewshot.sample(digits, 4, 2, "stratified")
+    split = StratifiedShuffleSplit(n_splits=1, train_size=40, random_state=2)
+    expected, _ = next(split.split(np.zeros(700), digits.train.labels))
+    assert train.keys == tuple(expected) and len(val) == 0
+    everything, _ = fewshot.sample(digits, 100, 1, "stratified")
+    assert len(everything) == 700
+
+
+def test_impossible_shots_are_refused(folder):
+    data = datasets.resolve(str(folder))
+    with pytest.raises(InputError, match="shots=0"):
+        fewshot.sample(data, 0, 1, "coop")
+    one_each = fewshot.Dataset("x", ("a", "b"), "{}", *[data.train.take((0, 6, 7))] * 3)
+    with pytest.raises(InputError, match="stratified cannot draw"):
+        fewshot.sample(one_each, 1, 1, "stratified")
+    no_bee = fewshot.Dataset(
+        data.name, data.class_names, "{}", data.train.take((0, 14)), data.val, data.test
+    )
+    with pytest.raises(InputError, match='"bee" .* no training image'):
+        fewshot.sample(no_bee, 1, 1, "coop")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1", "LA", "I;16"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    grey = np.tile(np.arange(16, dtype=np.uint8) * 16, (16, 1))
+    if mode == "I;16":
+        Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "x.png")
+    else:
+        suffix = "tif" if mode in ("CMYK", "LA") else "png"
+        image = Image.fromarray(np.stack([grey] * 3, -1))
+        (image.quantize(16) if mode == "P" else image.convert(mode)).save(tmp_path / f"x.{suffix}")
+    read = read_image(next(tmp_path.glob("x.*")))
+    assert read.mode == "RGB" and read.size == (16, 16)
+    error = np.abs(np.asarray(read)[..., 0].astype(int) - grey).mean()
+    assert error < (100 if mode == "1" else 2)
+
+
+def test_palette_with_transparency_is_no_warning(tmp_path):
+    picture(mode="P").save(tmp_path / "x.png", transparency=b"\x00\xff")
+    assert read_image(tmp_path / "x.png").mode == "RGB"
+
+
+def test_bad_images_are_listed_before_training(folder):
+    data = datasets.resolve(str(folder))
+    stream = io.BytesIO()
+    picture(size=(300, 200)).save(stream, "JPEG")
+    for part, content in ((data.train, stream.getvalue()[:-800]), (data.test, b"nothing")):
+        (folder / part.names[0]).write_bytes(content)
+    (folder / data.train.names[1]).unlink()
+    with pytest.raises(InputError) as caught:
+        loader.check_images([data.train, data.test.take((0, 1))])
+    said = str(caught.value)
+    assert said.startswith("3 of 17 images cannot be read") and "missing" in said
+    assert "truncated" in said and "identify" in said
+    for name in (data.train.names[0], data.train.names[1], data.test.names[0]):
+        assert name in said
+    loader.check_images([data.test.take((1, 2))])
+
+
+def test_resize_keeps_the_short_side_and_the_centre():
+    wide = np.zeros((100, 300, 3), np.uint8)
+    wide[:, 100:200] = 255
+    out = transforms.resize_and_crop(Image.fromarray(wide), 50)
+    assert out.shape == (50, 50, 3) and out[:, 3:-3].min() > 250
+    assert transforms.resize_and_crop(picture(size=(3, 50)), 32).shape == (32, 32, 3)
+    same = picture(size=(32, 32))
+    np.testing.assert_array_equal(transforms.resize_and_crop(same, 32), same)
+
+
+def test_random_crop_stays_inside_and_covers_the_asked_area():
+    rng = np.random.default_rng(0)
+    white = Image.new("RGB", (90, 40), "white")
+    for _ in range(50):
+        crop = transforms.random_resized_crop(white, 16, (0.08, 1.0), rng)
+        assert crop.shape == (16, 16, 3) and crop.min() == 255
+    # Too narrow for any allowed ratio at full area: the centre part.
+    stripe = np.zeros((10, 400, 3), np.uint8)
+    stripe[:, 190:210] = 255
+    crop = transforms.random_resized_crop(Image.fromarray(stripe), 16, (1.0, 1.0), rng)
+    assert crop.mean() > 250
+
+
+def batches(source, start=0, seed=1, workers=0, batch_size=4, epochs=3, rows=None):
+    augmentation = loader.Augmentation((0.5, 1.0), True)
+    return list(
+        loader.train_batches(
+            source,
+            image_size=8,
+            batch_size=batch_size,
+            epochs=epochs,
+            seed=seed,
+            augmentation=augmentation,
+            workers=workers,
+            start=start,
+            rows=rows,
+        )
+    )
+
+
+def same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        for key in ("image", "label"):
+            np.testing.assert_array_equal(x[key], y[key])
+
+
+def test_training_batches_drop_the_rest_and_resume_by_position(folder):
+    source = datasets.resolve(str(folder)).train
+    whole = batches(source)
+    assert len(whole) == 3 * loader.steps_per_epoch(15, 4) == 9
+    assert all((b["label"] >= 0).all() and b["image"].shape == (4, 8, 8, 3) for b in whole)
+    same(batches(source, start=5), whole[5:])
+    other = batches(source, seed=2)
+    assert any((a["image"] != b["image"]).any() for a, b in zip(whole, other, strict=True))
+    assert any((a["label"] != b["label"]).any() for a, b in zip(whole[:3], whole[3:6], strict=True))
+
+
+def test_two_processes_share_the_rows_of_the_same_batches(folder):
+    source = datasets.resolve(str(folder)).train
+    halves = [(0, 1), (2, 3)]
+    pairs = zip(*(batches(source, rows=rows) for rows in halves), strict=True)
+    joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in pairs]
+    same(joined, batches(source))
+    same(batches(source, start=4, rows=halves[1]), batches(source, rows=halves[1])[4:])
+    options = {"image_size": 8, "batch_size": 4, "workers": 0}
+    first, second = (
+        list(loader.test_batches(source.take(range(5)), **options, rows=rows)) for rows in halves
+    )
+    # The last batch has one image: the second process gets padding alone.
+    assert [(b["label"] != PADDING).sum() for b in first] == [2, 1]
+    assert [(b["label"] != PADDING).sum() for b in second] == [2, 0]
+    assert not second[1]["image"].any()
+
+
+def test_a_data_set_below_one_batch_is_padded(folder):
+    source = datasets.resolve(str(folder)).train.take((0, 5, 10))
+    whole = batches(source)
+    assert len(whole) == 3 and not whole[0]["image"][3].any()
+    assert all(sorted(b["label"][:3]) == [0, 1, 2] and b["label"][3] == PADDING for b in whole)
+
+
+def test_test_batches_hold_every_image_once(folder):
+    source = datasets.resolve(str(folder)).test
+    whole = list(loader.test_batches(source, image_size=8, batch_size=4, workers=0))
+    labels = np.concatenate([b["label"][b["label"] != PADDING] for b in whole])
+    assert labels.tolist() == list(source.labels)
+    assert {b["image"].shape for b in whole} == {(4, 8, 8, 3)}
+
+
+def test_hidden_files_and_a_class_called_train(folder):
+    (folder / "ant" / ".ipynb_checkpoints").mkdir()
+    picture().save(folder / "ant" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    picture().save(folder / "ant" / "._0.png")
+    (folder / "wasp_nest").rename(folder / "train")
+    data = datasets.resolve(str(folder))
+    assert data.class_names == ("ant", "bee", "train") and len(data.train) == 15
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), -7, np.int32)]
+)
+def test_pixels_without_a_range_are_refused(tmp_path, pixels):
+    Image.fromarray(np.full((4, 4), pixels)).save(tmp_path / "x.tif")
+    with pytest.raises(OSError, match="pixels"):
+        read_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2)])
+def test_an_image_smaller_than_a_patch_is_scaled_up(size):
+    image, rng = Image.new("RGB", size, "red"), np.random.default_rng(0)
+    for pixels in (
+        transforms.resize_and_crop(image, 32),
+        *(transforms.random_resized_crop(image, 32, (0.08, 1.0), rng) for _ in range(20)),
+    ):
+        np.testing.assert_array_equal(pixels, np.full((32, 32, 3), (255, 0, 0)))

@@ -1,0 +1,160 @@
+"""The training loop: stages, updates, averages, and what a killed one goes on with."""
+
+import itertools
+import sys
+from types import SimpleNamespace
+
+import fakes
+import jax
+import numpy as np
+import optax
+import pytest
+import steps
+
+from configs import common
+from sotglp_jax import clip, evaluate, features, train
+from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.devices import sharding
+from sotglp_jax.run import prepare
+from sotglp_jax.schedules import learning_rate
+
+FIRST, SECOND = 4, 10  # the batches at which the stages of `fakes.Staged` end
+MOMENTUM, DECAY = 0.9, 0.01
+
+
+class Killed(Exception):
+    """Stands for SIGKILL."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended():
+    """The states that trainings ended with, instead of an evaluation."""
+    states = []
+
+    def report(run, mesh, frozen, names, state, train_seconds):
+        states.append(jax.device_get(state))
+
+    writer = SimpleNamespace(write_scalars=lambda *_: None, close=lambda: None)
+    metrics = SimpleNamespace(create_writer=lambda *_: writer)  # without TensorFlow
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "report", report)
+        patch.setitem(sys.modules, "sotglp_jax.metrics", metrics)
+        yield states
+
+
+def make_run(clip_folder, folder, checkpoint_every=1):
+    """Twenty digits in batches of eight, two an epoch."""
+    config = common.get_config(f"clip={clip_folder},shots=2,method=fakes:Staged")
+    config.precision, config.train.batch_size = "float32", 8
+    config.train.checkpoint_every = checkpoint_every
+    return prepare(config, str(folder))
+
+
+@pytest.fixture(scope="module")
+def states(clip_folder, tmp_path_factory):
+    """Every state of a whole training, and the run."""
+    saved, save = {}, Checkpoints.save
+
+    def noted(self, step, state, meta):
+        saved[step] = jax.device_get(state)
+        save(self, step, state, meta)
+
+    run = make_run(clip_folder, tmp_path_factory.mktemp("whole") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", noted)
+        train.train(run)
+    return saved, run
+
+
+def test_a_stage_moves_what_it_names_and_nothing_else(states):
+    saved, _ = states
+    assert sorted(saved) == list(range(1, SECOND + 1))
+    for first, last, moving, still in (
+        (1, FIRST, "weight", "bias"),
+        (FIRST + 1, SECOND, "bias", "weight"),
+    ):
+        for a, b in itertools.pairwise(range(first, last + 1)):
+            before, after = saved[a]["params"], saved[b]["params"]
+            np.testing.assert_array_equal(before[still], after[still])
+            assert (before[moving] != after[moving]).any(), (a, b)
+
+
+def test_averages_are_those_of_the_parameters_after_each_epoch(states):
+    saved, run = states
+    stages = ((0, FIRST), (FIRST, SECOND))
+    for (first, last), weights in zip(stages, fakes.Staged.average, strict=True):
+        ends = [saved[step]["params"] for step in range(first + 2, last + 1, 2)]
+        by_hand = jax.tree.map(
+            lambda *x, w=weights: sum(np.float32(a) * b for a, b in zip(w, x, strict=True)), *ends
+        )
+        jax.tree.map(np.testing.assert_array_equal, saved[last]["average"], by_hand)
+    np.testing.assert_array_equal(
+        saved[FIRST + 1]["params"]["weight"], saved[FIRST]["average"]["weight"]
+    )
+
+
+def by_hand(run, saved, step, batch):
+    """The parameters that plain SGD makes of the state before a step, a gradient at a time."""
+    part = next(p for p in train.parts(run.stages, 2) if step < p.end)
+    state, (moving,) = saved[step], part.stage.trained
+    fresh = step == part.first
+    params = state["average"] if fresh else state["params"]
+    trace = 0.0 if fresh else state["opt_state"][1].trace[moving]
+    image = run.method.encode_images({}, run.frozen, batch["image"])
+
+    def loss(x):
+        logits = run.method.score(params | {moving: x}, run.frozen, None, image).logits["linear"]
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return entropy.mean()
+
+    x, decay = params[moving], DECAY * fakes.Staged.decay.get(moving, 1.0)
+    for _ in range(part.stage.updates):
+        trace = MOMENTUM * trace + jax.grad(loss)(x) + decay * x
+        x = x - learning_rate(part.stage, part.epoch(step)) * trace
+    return params | {moving: x}
+
+
+@pytest.mark.parametrize("step", [1, 3, FIRST, FIRST + 1, SECOND - 1])
+def test_a_step_is_so_many_of_sgd_and_a_stage_starts_without_momentum(states, step):
+    saved, run = states
+    batches = features.train_batches(run, sharding.make_mesh(1), step)
+    expected = by_hand(run, saved, step, next(batches))
+    for name, x in saved[step + 1]["params"].items():
+        np.testing.assert_allclose(x, expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("every", "kills", "latest"), [(3, (5, 5), 6), (FIRST, (5,), FIRST)])
+def test_killed_and_resumed_equals_uninterrupted(
+    states, clip_folder, tmp_path, monkeypatch, ended, every, kills, latest
+):
+    whole, batches = features.train_batches, []
+
+    def cut_off(*arguments):
+        yield from itertools.islice(whole(*arguments), batches.pop())
+        raise Killed
+
+    for number in kills:
+        monkeypatch.setattr(features, "train_batches", cut_off)
+        batches.append(number)
+        with pytest.raises(Killed):
+            train.train(make_run(clip_folder, tmp_path, every))
+    assert Checkpoints(tmp_path).latest == latest
+    monkeypatch.setattr(features, "train_batches", whole)
+    train.train(make_run(clip_folder, tmp_path, every))
+    jax.tree.map(np.testing.assert_array_equal, ended[-1], states[0][SECOND])
+
+
+def test_padding_changes_nothing(clip_folder):
+    loaded, rng = clip.load(str(clip_folder)), np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (3, 32, 32, 3), np.uint8), "label": np.arange(3)}
+    padded = {
+        "image": np.concatenate([batch["image"], batch["image"]]),
+        "label": np.concatenate([batch["label"], np.full(3, -1)]),
+    }
+    method = fakes.Linear(loaded.towers())
+    a, b = (steps.take(method, loaded, "abcd", x) for x in (batch, padded))
+    for ours, theirs in ((a.after, b.after), (a.metrics, b.metrics)):
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), ours, theirs
+        )
+    assert any((a.after[name] != a.before[name]).any() for name in a.before)

@@ -1,0 +1,389 @@
+"""What was trained, used on other pictures: the classifier, its export, and the predict command."""
+
+import concurrent.futures
+import csv
+import json
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from configs import common
+from sotglp_jax import Classifier, export, predict, study
+from sotglp_jax.data import digits, pictures
+from sotglp_jax.errors import InputError
+from sotglp_jax.trained import finished
+from sotglp_jax.trained.classifier import bucket
+
+README = (ROOT / "README.md").read_text()
+pytestmark = pytest.mark.usefixtures("compiled")
+TEST = range(900, 1797)
+IMAGES = ["a.png", "b.webp", "deep/c.png", "deep/d.png", "deep/e.png"]
+
+
+def trained(clip_folder, folder, method="sotglp", **changes):
+    config = common.get_config(f"clip={clip_folder},shots=1,method={method}")
+    settings = {"train.epochs": 1, "train.warmup_epochs": 0, "precision": "float32"}
+    config.update_from_flattened_dict(settings | changes)
+    study.run_one(config, str(folder), "train")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(clip_folder, tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return trained(clip_folder, folder, **{"method.iterations": 2})
+
+
+@pytest.fixture(scope="module")
+def classifier(run):
+    return Classifier.load(run)
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    """The same as a file, by the README's command."""
+    out = tmp_path_factory.mktemp("exports") / "digits.sotglp"
+    (line,) = re.findall(r"^python -m sotglp_jax\.export .*", README, re.MULTILINE)
+    words = [str(run) if x.startswith("runs/") else x for x in shlex.split(line)[3:]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(out.parent)
+        export.main(export.parse(["export", *words]))
+    assert out.exists()
+    return out
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of digits in two forms, some in a folder of their own."""
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    for i, name in enumerate(IMAGES):
+        digits.read(900 + i).save(tmp_path / "images" / name, lossless=True)
+    return tmp_path / "images"
+
+
+def check_same(ours, theirs, rows=slice(None)):
+    assert ours.probabilities.keys() == theirs.probabilities.keys()
+    for name, values in ours.probabilities.items():
+        np.testing.assert_allclose(values, theirs.probabilities[name][rows], atol=1e-5)
+    np.testing.assert_allclose(ours.ood_score, theirs.ood_score[rows], atol=1e-5)
+
+
+def test_a_run_predicts_what_it_was_evaluated_to(run, classifier):
+    results = json.loads((run / "results.json").read_text())
+    found = classifier([digits.read(i) for i in TEST])
+    labels = digits.source(TEST).labels
+    for name, values in found.probabilities.items():
+        np.testing.assert_allclose(values.sum(-1), 1, rtol=1e-5)
+        right = np.mean(values.argmax(-1) == labels)
+        assert right == pytest.approx(results["accuracy"][name], abs=1.5 / len(TEST))
+    assert found.class_names == digits.CLASS_NAMES
+    assert found.names == [digits.CLASS_NAMES[label] for label in found.labels]
+    assert results["ood_threshold"]["images"] == 10 and results["ood_threshold"]["part"] == "val"
+    assert found.threshold == results["ood_threshold"]["value"]
+    np.testing.assert_array_equal(found.is_ood, found.ood_score < found.threshold)
+    assert found.maps is None
+
+
+def test_every_form_of_a_picture_is_the_same_picture(classifier, images):
+    image = Image.open(images / "a.png")
+    pixels = np.asarray(image)
+    forms = [images / "a.png", str(images / "a.png"), image, pixels, pixels / 255.0, pixels[..., 0]]
+    found = classifier(forms)
+    for values in found.probabilities.values():
+        np.testing.assert_array_equal(values, values[:1].repeat(len(forms), 0))
+    check_same(classifier(image), found, rows=slice(1))
+    check_same(classifier(np.stack([pixels] * 5)), found, rows=slice(5))
+    assert classifier(digits.read(901)).labels.shape == (1,)
+
+
+def test_neither_length_nor_thread_matters(classifier):
+    several = [digits.read(i) for i in TEST[:40]]
+    whole = classifier(several)
+    lengths = (1, 8, 40)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for n, found in zip(
+            lengths, pool.map(lambda n: classifier(several[:n]), lengths), strict=True
+        ):
+            check_same(found, whole, rows=slice(n))
+    assert {bucket(n) for n in range(1, 2000)} == {1, 2, 4, 8, 16, 32}
+    assert all(min(n, 32) <= bucket(n) for n in range(1, 2000))
+
+
+def test_maps_are_of_the_predicted_class(classifier):
+    found = classifier([digits.read(i) for i in TEST[:5]], maps=True)
+    assert found.maps.prompts.shape == (5, 4, 4, 4) and found.maps.kept.shape == (5, 4, 4)
+    assert (found.maps.kept.sum((1, 2)) == 10).all()
+    np.testing.assert_allclose(found.maps.combined, found.maps.prompts.mean(1), atol=1e-6)
+
+
+def test_an_export_gives_what_the_run_gives(classifier, exported):
+    other = Classifier.load(exported)
+    assert (other.class_names, other.threshold) == (classifier.class_names, classifier.threshold)
+    for n in (1, 8):
+        several = [digits.read(i) for i in TEST[:n]]
+        ours, theirs = (x(several, maps=True) for x in (other, classifier))
+        check_same(ours, theirs)
+        np.testing.assert_allclose(ours.maps.prompts, theirs.maps.prompts, atol=1e-5)
+
+
+def test_the_readmes_lines_run_an_export_with_jax_and_numpy_alone(
+    classifier, exported, environment
+):
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(program.splitlines()) <= 12
+    several = [digits.read(i) for i in TEST[:8]]
+    pixels = np.stack([pictures.read(image, 32) for image in several])
+    np.save(exported.parent / "pixels.npy", pixels)
+    program += "import sys\nprint({x.split('.')[0] for x in sys.modules} & set(sys.argv[1:]))\n"
+    foreign = ["sotglp_jax", "flax", "ott", "optax", "PIL", "orbax"]
+    out = subprocess.run(
+        [sys.executable, "-c", program, *foreign],
+        cwd=exported.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 0, out.stderr
+    *lines, loaded = out.stdout.splitlines()
+    found = classifier(several)
+    assert [line.split()[0] for line in lines] == found.names and loaded == "set()"
+
+
+def change_json(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("version", "export of version 0 and this package reads version 2: export the run again"),
+        ("damaged", "is not the file that .* describes: copy both again"),
+        ("alone", r"digits.sotglp.json is not there"),
+        ("nothing", "does not describe an export"),
+    ],
+)
+def test_exports_that_cannot_be_used(exported, tmp_path, what, said):
+    path, beside = tmp_path / "digits.sotglp", tmp_path / "digits.sotglp.json"
+    for copy in (path, beside):
+        shutil.copy(exported.parent / copy.name, copy)
+    if what == "version":
+        change_json(beside, version=0)
+    if what == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    if what == "alone":
+        beside.unlink()
+    if what == "nothing":
+        beside.write_text("[")
+    with pytest.raises(InputError, match=said):
+        Classifier.load(path)
+    with pytest.raises(InputError, match="nowhere is not there"):
+        Classifier.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("empty", "is no run folder: it has no config.json"),
+        ("unfinished", "is not finished: finish it with .* --workdir="),
+        ("old", "an older version.*--mode=eval"),
+        ("damaged", "results.json is damaged"),
+        ("no parameters", "params.safetensors is missing or damaged: .*--mode=eval"),
+        ("weights", "are not those that the run"),
+    ],
+)
+def test_runs_that_cannot_be_used(run, tmp_path, what, said):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    results = json.loads((folder / "results.json").read_text())
+    if what == "empty":
+        (folder / "config.json").unlink()
+    if what == "unfinished":
+        (folder / "results.json").unlink()
+    if what == "old":
+        del results["method"]
+    if what == "weights":
+        results["config"]["clip.sha256"] = "0"
+    if what in ("old", "weights"):
+        (folder / "results.json").write_text(json.dumps(results))
+    if what == "damaged":
+        (folder / "results.json").write_text("{")
+    if what == "no parameters":
+        (folder / "params.safetensors").unlink()
+    with pytest.raises(InputError, match=said):
+        finished.load(folder)
+
+
+def test_a_setting_that_is_newer_than_a_run_has_its_default(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    results = json.loads((run / "results.json").read_text())
+    del results["config"]["method.fusion"]
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    assert finished.load(tmp_path / "run").run.method.fusion == "fixed"
+
+
+def test_a_zero_shot_run_classifies_by_its_sentences(clip_folder, tmp_path):
+    folder = trained(clip_folder, tmp_path / "run", "zeroshot")
+    classifier = Classifier.load(folder)
+    found = classifier([digits.read(i) for i in TEST])
+    assert set(found.probabilities) == {"zero_shot"} and found.threshold is None
+    right = np.mean(found.labels == digits.source(TEST).labels)
+    results = json.loads((folder / "results.json").read_text())
+    assert right == pytest.approx(results["accuracy"]["zero_shot"], abs=1.5 / len(TEST))
+    assert not found.is_ood.any()
+    with pytest.raises(InputError, match="no local prompts"):
+        classifier(digits.read(900), maps=True)
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), r"an array of shape \(4, 4, 2\) is no image"),
+        (np.zeros((0, 4), np.uint8), "is no image"),
+        (np.full((4, 4), 2.0), r"floats must be in \[0, 1\]"),
+        (np.full((4, 4), np.nan), r"floats must be in \[0, 1\]"),
+        (np.zeros((4, 4), np.int64), "an array of int64 is no image"),
+        ("nowhere.png", "nowhere.png is not there"),
+        (__file__, "test_classifier.py cannot be read"),
+    ],
+)
+def test_what_is_no_picture(classifier, picture, said):
+    with pytest.raises(InputError, match=said):
+        classifier([digits.read(900), picture])
+
+
+def test_pictures_of_odd_sizes(classifier, tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (1, 1), np.uint8)
+    assert (pictures.read(grey, 32) == grey[0, 0]).all()
+    line = np.arange(200_000, dtype=np.uint8)[None]  # 32 rows of it would have 204 million pixels
+    assert pictures.read(line, 32).shape == pictures.read(line.T, 32).shape == (32, 32, 3)
+    with pytest.raises(InputError, match="give one or more"):
+        classifier([])
+
+
+def png_of(width, height, path):
+    """A file whose pixels do not follow."""
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    for name, data in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + name + data
+        content += struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+    return path
+
+
+def test_a_decompression_bomb_is_refused(classifier, tmp_path):
+    with pytest.raises(InputError, match="bomb.png is refused: .*decompression bomb"):
+        classifier(png_of(50_000, 50_000, tmp_path / "bomb.png"))
+
+
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(tmp_path, monkeypatch):
+    small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(small).resize((1600, 1200), Image.Resampling.BICUBIC).save(tmp_path / "x.jpg")
+    whole = pictures.read(tmp_path / "x.jpg", 32).astype(int)
+    drafted, draft = [], JpegImageFile.draft
+    monkeypatch.setattr(pictures, "LARGE", 1_000_000)
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *a: drafted.append(draft(*a)))
+    reduced = pictures.read(tmp_path / "x.jpg", 32).astype(int)
+    assert drafted and abs(reduced - whole).max() <= 3
+
+
+def test_pictures_are_read_no_faster_than_they_are_taken():
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(digits.read(900))
+            yield asked[-1]
+
+    read = pictures.ahead(endless(), 32, 4)
+    for _ in range(10):
+        next(read)
+    read.close()
+    assert len(asked) <= 14
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs predict: (exit code, stdout, stderr)."""
+
+    def start(*words):
+        code = 0
+        try:
+            predict.main(predict.parse(["predict", *map(str, words)]))
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, *capsys.readouterr()
+
+    return start
+
+
+def test_predict_prints_a_table_and_reports_what_cannot_be_read(
+    command, exported, images, monkeypatch
+):
+    monkeypatch.chdir(images.parent)
+    content = (images / "a.png").read_bytes()
+    (images / "broken.png").write_bytes(content[: len(content) // 2])
+    code, out, err = command(exported, "images")
+    sound = [f"images/{x}" for x in IMAGES]
+    expected = Classifier.load(exported)(sound)
+    lines = out.splitlines()
+    assert code == 1 and len(lines) == 5
+    assert "broken.png cannot be read: " in err and "1 of 6 images cannot be read" in err
+    for line, name, out_of in zip(lines, expected.names, expected.is_ood, strict=True):
+        assert line.split()[1] == name and line.endswith("out of distribution") == out_of
+    assert [line.split()[0] for line in lines] == sound
+    assert [line.count("%") for line in lines] == [5] * 5
+
+
+def test_predict_writes_json_lines_csv_and_maps(command, exported, images, tmp_path):
+    maps = tmp_path / "new" / "maps"
+    code, out, _ = command(exported, images, "--json", "--topk=99", "--maps", maps)
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(records) == 5
+    for record in records:
+        assert record["top"][0] == [record["class"], record["probability"]]
+        assert len(record["top"]) == 10 and record["out_of_distribution"] in (True, False)
+        assert sum(p for _, p in record["top"]) == pytest.approx(1, abs=1e-5)
+        with Image.open(record["maps"]) as picture:
+            assert picture.width > 4 * picture.height  # an image, four prompts, combined
+    code, out, _ = command(
+        exported, *(images / x for x in ("a.png", "b.webp", "deep")), "--csv", "--topk=2"
+    )
+    rows = list(csv.DictReader(out.splitlines()))
+    assert code == 0 and [row["class"] for row in rows] == [x["class"] for x in records]
+    assert float(rows[0]["ood_score"]) == pytest.approx(records[0]["ood_score"], abs=1e-5)
+    assert rows[0]["class_2"] == records[0]["top"][1][0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{images}", "{images}/a.png"], "a.png is given twice"),
+        (["{images}/deep", "{images}/./deep/c.png"], "c.png is given twice"),
+        (["{images}/empty"], "empty: no images"),
+        (["{images}/nowhere"], "nowhere is not there: give images"),
+        (["{images}", "--topk=0"], "--topk=0 shows no class"),
+        (["{images}", "--maps=/dev/null/maps"], "cannot be written"),
+    ],
+)
+def test_what_predict_refuses(command, exported, images, words, said):
+    (images / "empty").mkdir()
+    with pytest.raises(InputError, match=said):
+        command(exported, *(word.format(images=images) for word in words))
+
+
+def test_the_package_is_light_until_it_is_used():
+    code = "import sys, sotglp_jax.predict, sotglp_jax.export; print('jax' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout == "False\n", out.stderr

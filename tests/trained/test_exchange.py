@@ -1,0 +1,255 @@
+"""Prompts to and from the files of the official code."""
+
+import json
+import re
+import shutil
+import sys
+from argparse import Namespace
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from parities import sotglp
+from safetensors.numpy import load_file, save_file
+
+from configs import common
+from sotglp_jax import evaluate, exchange, workdir
+from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.devices import programs
+from sotglp_jax.errors import InputError
+from sotglp_jax.inspect import command as inspect
+from sotglp_jax.inspect import heatmaps, learned
+from sotglp_jax.methods.coop import CoOp
+from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.run import prepare
+from sotglp_jax.trained import finished, official
+
+GOLDEN = ROOT / "tests" / "data" / "tiny.npz"
+# Of the digits with a tokenizer of single letters, to which the template has nine tokens.
+SHAPES = {"global_prompts": (3, 9, 64), "local_prompts": (10, 4, 9, 64)}
+SHAPES["local_projection"] = (64, 64)
+METHOD = SotGlp(None)
+
+
+def theirs(seed=0, n_local=4):
+    """Drawn prompts for the ten digits and a projection, as the official code keeps them."""
+    rng = np.random.default_rng(seed)
+    shapes = {"global_prompt": (3, 9, 64), "local_prompts": (10, n_local, 9, 64)}
+    tensors = {name: 0.1 * rng.standard_normal(shape) for name, shape in shapes.items()}
+    tensors["local_proj.linear.weight"] = np.eye(64) + 0.05 * rng.standard_normal((64, 64))
+    return {name: x.astype(np.float32) for name, x in tensors.items()}
+
+
+def checkpoint(path, tensors, **more):
+    """The same as the official code saves it."""
+    torch = pytest.importorskip("torch")
+    state = {name: torch.tensor(x) for name, x in tensors.items()}
+    arguments = Namespace(dataset_name="eurosat", topk=[10], prompts_batch_size=float("inf"))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.01, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    contents = {"epoch": 49, "train_meter": {"loss": 0.5}, "state_dict": state, "args": arguments}
+    contents |= {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    torch.save(contents | {"scaler": torch.amp.GradScaler("cpu").state_dict()} | more, path)
+    return path
+
+
+def files(folder, tensors, kind):
+    if kind == "ckpt":
+        return checkpoint(folder / "theirs.ckpt", tensors)
+    save_file(tensors, folder / "theirs.safetensors")
+    return folder / "theirs.safetensors"
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "ckpt"])
+def test_the_goldens_prompts_come_whole_through_a_file(kind, tmp_path):
+    """tests/parity.py takes the same tree to the official code's predictions."""
+    case = json.loads(str(np.load(GOLDEN)["case"]))
+    method, _ = sotglp.make(case, "official")
+    drawn = sotglp.draw_prompts(case, np.random.default_rng([case["seed"], 10000]))
+    tree = sotglp.tree_of(method, official.read(files(tmp_path, drawn, kind)))
+    jax.tree.map(np.testing.assert_array_equal, tree, sotglp.draw_inputs(case, method)[0])
+
+
+def test_every_tensor_that_does_not_fit_is_listed():
+    tensors = theirs(n_local=2) | {"visual.proj": np.zeros(3), "B": np.zeros((3, 224, 16))}
+    del tensors["global_prompt"]
+    with pytest.raises(InputError) as caught:
+        official.from_official(METHOD, tensors, SHAPES)
+    said = str(caught.value)
+    assert "missing global_prompt; left over visual.proj; wrong shape local_prompts" in said
+    assert "(10, 2, 9, 64) instead of (10, 4, 9, 64)" in said and "method.n_local" in said
+
+
+def test_the_projection_is_transposed_and_the_rest_is_not():
+    tensors = theirs() | {"log_fusion": np.array(-1.5, np.float32)}
+    params = official.from_official(METHOD, tensors, SHAPES | {"log_fusion": ()})
+    x = np.random.default_rng(1).standard_normal(64).astype(np.float32)
+    weight = tensors["local_proj.linear.weight"]
+    np.testing.assert_allclose(x @ params["local_projection"], weight @ x, atol=1e-5)
+    back = official.to_official(METHOD, params)
+    assert back.keys() == tensors.keys()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(back[name], value, strict=True)
+
+
+def test_a_method_has_names_of_its_own_and_leaves_out_what_no_score_needs():
+    ctx = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    method, left = CoOp(None), {"token_prefix": np.zeros((10, 1, 64))}
+    params = official.from_official(method, {"ctx": ctx} | left, {"ctx": (16, 64)})
+    np.testing.assert_array_equal(official.to_official(method, params)["ctx"], ctx, strict=True)
+    with pytest.raises(InputError, match="missing global_prompt.*left over ctx"):
+        official.from_official(METHOD, {"ctx": ctx}, SHAPES)
+
+
+def refusal(path):
+    with pytest.raises(InputError) as caught:
+        official.read(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return eval, ("open('ran', 'w')",)
+
+
+def test_an_archive_that_wants_to_run_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = checkpoint(tmp_path / "x.ckpt", theirs(), scheduler=RunsCode())
+    assert "refused, since reading it would run code (eval)" in refusal(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_wrong_files_are_refused(tmp_path):
+    assert "x.ckpt is no file: give a .safetensors" in refusal(tmp_path / "x.ckpt")
+    (tmp_path / "x.safetensors").write_bytes(b"junk")
+    assert "not a readable safetensors file" in refusal(tmp_path / "x.safetensors")
+    pytest.importorskip("torch")
+    for content in (b"", b"junk", b"PK\x03\x04junk"):
+        (tmp_path / "x.ckpt").write_bytes(content)
+        assert "x.ckpt is no readable PyTorch archive" in refusal(tmp_path / "x.ckpt")
+    path = checkpoint(tmp_path / "x.ckpt", {}, state_dict={"epoch": 3})
+    assert "has no state_dict of tensors" in refusal(path)
+
+
+@pytest.mark.skipif("torch" in sys.modules, reason="is about its absence")
+def test_a_checkpoint_needs_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "x.ckpt").write_bytes(b"")
+    assert "pip install sotglp_jax[torch]" in refusal(tmp_path / "x.ckpt")
+
+
+@pytest.fixture(scope="module")
+def config(clip_folder):
+    found = common.get_config(f"clip={clip_folder},recipe=official")
+    found.precision = "float32"
+    return found
+
+
+def finish(run):
+    """Stands for an evaluation, which takes longer than all these tests."""
+    results = {"config": run.settings, "protocol": evaluate.protocol(run), "step": run.total_steps}
+    results |= {"method": evaluate.describe(run), "ood_threshold": {"value": 0.5}}
+    (run.workdir / "results.json").write_text(json.dumps(results))
+    state, _ = Checkpoints(run.workdir).restore(None)
+    workdir.write_tensors(run.workdir / workdir.PARAMS, state["params"])
+    counts = np.diag(np.full(10, 80)) + np.eye(10, k=1, dtype=int)
+    np.savez(run.workdir / "confusion.npz", counts=counts)
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """A run folder made of a file with drawn prompts; and that file."""
+    folder = tmp_path_factory.mktemp("exchange")
+    file = files(folder, theirs() | {"A": np.zeros((3, 16, 224), np.float32)}, "safetensors")
+    exchange.bring_in(file, config, str(folder / "run"))
+    finish(prepare(config, str(folder / "run")))
+    return folder / "run", file
+
+
+def test_a_round_trip_changes_no_bit(run, config, tmp_path):
+    folder, file = run
+    exchange.take_out(folder, tmp_path / "ours.safetensors")
+    ours, drawn = load_file(tmp_path / "ours.safetensors"), load_file(file)
+    assert drawn.keys() - ours.keys() == {"A"}
+    for name, x in ours.items():
+        np.testing.assert_array_equal(x, drawn[name])
+    exchange.bring_in(tmp_path / "ours.safetensors", config, str(tmp_path / "again"))
+    finish(prepare(config, str(tmp_path / "again")))
+    trees = [finished.load(x).params for x in (folder, tmp_path / "again")]
+    jax.tree.map(np.testing.assert_array_equal, *trees)
+
+
+@pytest.mark.slow
+def test_scores_are_the_same_after_a_round_trip(run, config, tmp_path):
+    shutil.copytree(run[0], tmp_path / "first")
+    exchange.take_out(run[0], tmp_path / "ours.safetensors")
+    exchange.bring_in(tmp_path / "ours.safetensors", config, str(tmp_path / "again"))
+    for name in ("first", "again"):
+        evaluate.evaluate(prepare(config, str(tmp_path / name)))
+    first, again = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("first", "again")
+    )
+    assert first["step"] > 0 and not first.keys() ^ again.keys()
+    for key in first.keys() - {"seconds"}:
+        assert first[key] == again[key]
+
+
+def test_inspect_tells_what_was_learned(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "keep", lambda: None)  # not into the user's folder
+    inspect.main(Namespace(folder=run[0], out=tmp_path / "picture.png"))
+    out = capsys.readouterr().out
+    assert "local_prompts     10 x 4 x 9 x 64" in out and "23,040" in out
+    assert "learned in all                                28,864" in out
+    assert len(re.findall(r"(?m)^  global \d ", out)) == 3
+    assert len(re.findall(r"(?m)^  seven \d ( .+ \d\.\d\d){9}$", out)) == 4
+    assert "1.000" in out and "least alike: " in out and "(9 of 809 test images are taken" in out
+    assert "zero for one: 1 of 81 (1.2%)" in out
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nearest_words_are_those_of_the_table():
+    table = np.random.default_rng(0).standard_normal((2000, 16)).astype(np.float32)
+    ids, distances = learned.nearest_words(table[[3, 1999, 7]] + np.float32(0.01), table)
+    assert ids.tolist() == [3, 1999, 7]
+    np.testing.assert_allclose(distances, 0.01 * 4, rtol=1e-3)
+    apart = [np.sort(np.linalg.norm(table - x, axis=-1))[1] for x in table]
+    assert learned.yardstick(table) == pytest.approx(np.median(apart), rel=0.05)
+
+
+def test_mistakes_and_overlaps():
+    counts = np.array([[5, 0, 2], [3, 1, 0], [0, 2, 8]])
+    found = [(x.true, x.given, x.count, x.of) for x in learned.mistakes(counts)]
+    assert found == [(1, 0, 3, 4), (0, 2, 2, 7), (2, 1, 2, 10)]
+    alike = np.array([[[1, 0.5], [0.5, 1]], [[1, -1], [-1, 1]]])
+    assert learned.overlaps(alike).tolist() == [0.5, -1.0]
+    assert learned.overlaps(np.ones((3, 1, 1))).tolist() == [1, 1, 1]
+    names = [f"a class with a long name, number {i}" for i in range(30)]
+    figure = heatmaps.draw(np.ones((30, 2, 2)), np.eye(30, dtype=int), names)
+    figure.draw_without_rendering()
+    assert len(figure.axes[1].get_xticklabels()) == heatmaps.CLASSES
+
+
+def test_runs_and_folders_that_will_not_do(run, config, tmp_path):
+    folder, file = run
+    with pytest.raises(InputError, match="holds a run already: choose another --workdir"):
+        exchange.bring_in(file, config, str(folder))
+    other = common.get_config(f"clip={config.clip.name}")  # recipe paper has 4 global prompts
+    with pytest.raises(InputError, match=r"wrong shape global_prompt \(3, 9, 64\) instead of \(4"):
+        exchange.bring_in(file, other, str(tmp_path / "run"))
+    other = common.get_config(f"clip={config.clip.name},method=zeroshot")
+    with pytest.raises(InputError, match="zero-shot CLIP has no parameters under names of PyTorch"):
+        exchange.bring_in(file, other, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    take, look = (
+        exchange.take_out,
+        lambda folder, out: inspect.main(Namespace(folder=folder, out=out)),
+    )
+    for use, ending in ((take, "safetensors"), (look, "png")):
+        with pytest.raises(InputError, match="is no run folder"):
+            use(tmp_path, tmp_path / f"x.{ending}")
+        with pytest.raises(InputError, match=f"must end in .*{ending}"):
+            use(folder, tmp_path / "x.txt")
+    with pytest.raises(InputError, match="cannot be written"):
+        take(folder, tmp_path / "nowhere" / "x.safetensors")
