@@ -173,7 +173,8 @@ def evaluate(case: Case, mesh: Mesh) -> Work:
     given, method = inputs(case, mesh, jax.jit), case.run.method
     params = given.state["params"]
     text = jax.jit(method.encode_classes)(params, given.frozen, given.names)
-    function = jax.jit(functools.partial(observe, methods=(method,), temperature=1.0))
+    options = {"methods": (method,), "temperature": 1.0, "mesh": mesh}
+    function = jax.jit(functools.partial(observe, **options))
     return bound(function, params, given.frozen, (text,), given.batch)
 
 
