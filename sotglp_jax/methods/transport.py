@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from sotglp_jax.devices.images import image_by_image
+
 
 def plan(
     sim: Float[Array, "*problems K N"], epsilon: float, iterations: int, tau: float = 1.0
@@ -56,7 +58,7 @@ def _import_ott():
 
 def support(saliency: Float[Array, "B P *C"], k: int) -> Int[Array, "B *C k"]:
     """Indices of the k most salient patches per image and class, best first (equation 8)."""
-    return jax.lax.top_k(jnp.moveaxis(saliency, 1, -1), k)[1]
+    return image_by_image(lambda x: jax.lax.top_k(jnp.moveaxis(x, 1, -1), k)[1], saliency)
 
 
 def normalised_entropy(plans: Float[Array, "... K N"]) -> Float[Array, "..."]:
