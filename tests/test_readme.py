@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from sotglp_jax.reports import tables
+from sotglp_jax.methods.sotglp import GlobalBranch
 
 README = (ROOT / "README.md").read_text()
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -153,4 +153,4 @@ def test_the_table_that_the_readme_shows_is_a_studys():
     """Its first and last line are as a study prints them; its numbers took three runs."""
     shown = README[README.index("digits, tiny, recipe paper") :].splitlines()
     assert "seeds 1, 2, 3" in shown[0] and shown[1].split() == ["base", "new", "H"]
-    assert shown[5] == tables.GLOBAL_NOTE
+    assert shown[5] == f"* {GlobalBranch.note}"

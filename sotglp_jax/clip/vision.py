@@ -177,7 +177,7 @@ class VisionTransformer(nn.Module):
         cls = jnp.broadcast_to(self.class_embedding, (images.shape[0], 1, self.width))
         z = jnp.concatenate([cls, patches], axis=1) + self.positional_embedding
         if prompts is not None:
-            prompts = jnp.broadcast_to(prompts, (len(z), *prompts.shape))
+            prompts = jnp.broadcast_to(prompts, (z.shape[0], *prompts.shape))
             z = jnp.concatenate([z, prompts], axis=1)
         return self.ln_pre(z)
 

@@ -63,7 +63,7 @@ def compute(scores: "Scores", labels: Int[Array, " B"]) -> Maps | None:
     """
     if "local" not in scores.sims or not {"plan", "support"} <= scores.parts.keys():
         return None
-    image = jnp.arange(len(labels))
+    image = jnp.arange(labels.shape[0])  # len() fails where an export leaves it open
     sim = scores.sims["local"][image, :, labels]
     plan, support = (scores.parts[name][image, labels] for name in ("plan", "support"))
     n, patches, prompts = sim.shape
