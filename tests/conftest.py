@@ -11,6 +11,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 ROOT = Path(__file__).parent.parent
+# Most of the tests' time is compilation, which is quick where nothing is optimised.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
 
 @pytest.fixture(scope="session")

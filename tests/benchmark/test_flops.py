@@ -15,8 +15,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from sotglp_jax import clip
 from sotglp_jax.benchmark import cases as benchmark
-from sotglp_jax.benchmark import flops
-from sotglp_jax.benchmark.cases import SIZES
+from sotglp_jax.benchmark.cases import SIZES, flops
 from sotglp_jax.clip.packing import pack
 from sotglp_jax.devices import sharding
 

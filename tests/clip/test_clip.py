@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from sotglp_jax import clip
-from sotglp_jax.benchmark import flops
-from sotglp_jax.benchmark.cases import SIZES
+from sotglp_jax.benchmark.cases import SIZES, flops
 from sotglp_jax.clip.layers import Dense, product
 
 

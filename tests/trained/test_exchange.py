@@ -78,7 +78,7 @@ def test_every_tensor_that_does_not_fit_is_listed():
         official.from_official(METHOD, tensors, SHAPES)
     said = str(caught.value)
     assert "missing global_prompt; left over visual.proj; wrong shape local_prompts" in said
-    assert "(10, 2, 9, 64) instead of (10, 4, 9, 64)" in said and "method.n_local" in said
+    assert "(10, 2, 9, 64) instead of (10, 4, 9, 64)" in said and "the method's settings" in said
 
 
 def test_the_projection_is_transposed_and_the_rest_is_not():
