@@ -24,7 +24,7 @@ from sotglp_jax.methods.contract import PADDING, Method, Params
 from sotglp_jax.reports import tables
 from sotglp_jax.run import Run, seen_classes
 from sotglp_jax.settings import defaults, flatten
-from sotglp_jax.state import restore, trained
+from sotglp_jax.state import init_state, restore, trained
 
 SHOWN = ("maps",)  # of what is observed, what is too large to keep of every image
 
@@ -105,8 +105,10 @@ def observe(
     image = features.of_batch(methods[0], params, frozen, batch)
     found: dict[str, Any] = {"label": batch["label"], "predicted": {}}
     for method, text in zip(methods, texts, strict=True):
-        own = image if "cls" in image else method.encode_images({}, frozen, batch["image"])
-        scores = method.score(params, frozen, text, image if method is methods[0] else own)
+        seen = image
+        if method is not methods[0] and "cls" not in image:
+            seen = method.encode_images({}, frozen, batch["image"])
+        scores = method.score(params, frozen, text, seen)
         found["predicted"] |= classification.predict(scores.logits)
         if method is methods[0]:
             decides = next(iter(method.logits))
@@ -119,7 +121,7 @@ def observe(
 
 
 def evaluate(run: Run) -> None:
-    """Evaluates the last checkpoint of a run, or plain CLIP where nothing is learned.
+    """Evaluates the last checkpoint of a run, or its start where it is not trained in steps.
 
     Raises:
       InputError: the run folder holds no checkpoint.
@@ -128,11 +130,12 @@ def evaluate(run: Run) -> None:
     whole = sharding.replicated(mesh)
     with jax.set_mesh(mesh):
         frozen, names = jax.device_put(run.frozen, whole), run.names_on(mesh, run.method)
-        state, meta = {"step": 0, "params": {}}, {"train_seconds": 0.0}
-        if run.method.learns:
+        if run.stages:
             checkpoints = Checkpoints(run.workdir)
             state, meta = restore(run, frozen, names, checkpoints, whole)
             checkpoints.close()
+        else:
+            state, meta = init_state(run, frozen, names), {"train_seconds": 0.0}
         workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
         report(run, mesh, frozen, names, state, meta["train_seconds"])
 
@@ -198,15 +201,24 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
 def _finished(run: Run, mesh: Mesh, frozen: dict, names, params: Params) -> Params:
     """The parameters after `Method.finish`."""
     method = run.method
-    encode = jax.jit(functools.partial(features.of_batch, method))
+
+    def encode(params: Params, frozen: dict, batch: dict):
+        return features.of_batch(method, params, frozen, batch), batch["label"]
+
+    whole = jax.jit(encode, out_shardings=sharding.replicated(mesh))
 
     def images(part: str) -> Iterator:
         source = run.dataset.parts[part]
         for batch in features.test_batches(run, method, source, mesh, f"{part} images"):
-            yield encode(params, frozen, batch), batch["label"]
+            image, labels = jax.device_get(whole(params, frozen, batch))
+            real = labels != PADDING
+            yield {name: x[real] for name, x in image.items()}, labels[real]
 
     text = jax.jit(method.encode_classes)(params, frozen, names)
-    return method.finish(params, frozen, text, images)
+    finished = method.finish(params, frozen, text, images)
+    if run.foreign:
+        run.check.finished(finished, names)
+    return finished
 
 
 def _observer(run: Run, mesh: Mesh, method: Method, params: Params, frozen: dict, names):

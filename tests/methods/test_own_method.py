@@ -81,9 +81,9 @@ def test_a_run_is_trained_and_its_results_have_its_names(runs):
 def test_a_stopped_run_goes_on_to_the_same_parameters(
     runs, clip_folder, tmp_path, monkeypatch, capsys
 ):
-    config = configuration(clip_folder, TRAINED)
+    config, answers = configuration(clip_folder, TRAINED), iter([False, True])
     with monkeypatch.context() as patch:
-        patch.setattr(hosts.Interruption, "requested", lambda self, step: step == 2)
+        patch.setattr(hosts.Interruption, "requested", lambda self: next(answers))
         study.run_one(config, str(tmp_path), "train")
     assert not (tmp_path / "results.json").exists()
     study.run_one(config, str(tmp_path), "train")
