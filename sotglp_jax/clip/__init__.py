@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from sotglp_jax.clip import config, contexts, hub, weights
+from sotglp_jax.clip import config, contexts, hub, packing, weights
 from sotglp_jax.clip.config import MEAN, STD
 from sotglp_jax.clip.layers import ACTIVATIONS
 from sotglp_jax.clip.packing import PackedClasses
@@ -113,7 +113,7 @@ class Towers:
             own is not None or shared is None or len(shared) > 1 or before < m
         ):
             raise ValueError("deep prompts need a single shared context, all before the name.")
-        own = None if own is None else own[names.members]
+        own = None if own is None else packing.deal(own, names)
         given = contexts.Contexts(shared, own, deep, before)
         return contexts.encode(self.text, frozen["text"], names, given)
 

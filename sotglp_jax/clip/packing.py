@@ -7,9 +7,10 @@ lengths, and so one program serves all.
 
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from sotglp_jax.clip.tokenizer import Tokens
 
@@ -98,3 +99,17 @@ def _names(ids, eot, split, hands: np.ndarray, shape: tuple) -> Iterator[Names]:
             eot[:, same].reshape(shape).astype(np.int32),
             split[:, same].reshape(shape).astype(np.int32),
         )
+
+
+@jax.custom_vjp
+def deal(rows: Float[Array, "C ..."], names: PackedClasses) -> Float[Array, "d g n ..."]:
+    """Hands the row of every class to the place of its name."""
+    return rows[names.members]
+
+
+def _collect(names: PackedClasses, cotangent: Float[Array, "d g n ..."]):
+    """A gather: left to itself, it would be a scatter into a whole array on every device."""
+    return cotangent.reshape(-1, *cotangent.shape[3:])[names.places], None
+
+
+deal.defvjp(lambda rows, names: (deal(rows, names), names), _collect)
