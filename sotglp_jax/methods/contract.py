@@ -276,11 +276,6 @@ def accuracies(
     }
 
 
-def as_predicted(method: Method, scores: Scores) -> dict[str, Float[Array, "B C"]]:
-    """The logits in the method's order, which `jax.jit` does not keep."""
-    return {name: scores.logits[name] for name in method.logits}
-
-
 def masked_mean(x: Float[Array, "*B"], labels: Int[Array, " B"]) -> Float[Array, ""]:
     """The mean over the images of a value of each, or a value that is none's as it is."""
     if not x.ndim:

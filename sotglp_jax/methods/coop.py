@@ -20,13 +20,12 @@ from sotglp_jax.methods.contract import (
     Method,
     Moment,
     Params,
-    Scores,
     accuracies,
     at_least,
     one_of,
     readable,
 )
-from sotglp_jax.methods.similarity import cosines, unit
+from sotglp_jax.methods.similarity import classify
 
 SPREAD = 0.02  # standard deviation of a random start
 EPOCHS = {1: 50, 2: 100, 4: 100}  # by shots, 200 for all others
@@ -119,10 +118,7 @@ class CoOp(Method):
 
     def score(self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict):
         """Scaled cosines of class token and texts."""
-        feature = unit(self.towers.project(frozen, image["cls"]))
-        sim = cosines("bd,cnd->bcn", feature, unit(text))
-        logits = {"prompted": jnp.exp(frozen["logit_scale"]) * sim[..., 0]}
-        return Scores(logits, {"global": sim})
+        return classify(self.towers, frozen, image["cls"], text, "prompted")
 
     def loss(
         self,

@@ -20,13 +20,12 @@ from sotglp_jax.methods.contract import (
     Method,
     Moment,
     Params,
-    Scores,
     Stage,
     accuracies,
     at_least,
     readable,
 )
-from sotglp_jax.methods.similarity import cosines, unit
+from sotglp_jax.methods.similarity import classify, cosines, unit
 
 WORDS = ("a", "photo", "of", "a")
 SPREAD = 0.02  # standard deviation of a random start
@@ -158,10 +157,7 @@ class PromptSrc(Method):
 
     def score(self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict):
         """Scaled cosines of the prompted features."""
-        feature = unit(self.towers.project(frozen, image["prompted"]))
-        sim = cosines("bd,cnd->bcn", feature, unit(text))
-        logits = {"prompted": jnp.exp(frozen["logit_scale"]) * sim[..., 0]}
-        return Scores(logits, {"global": sim})
+        return classify(self.towers, frozen, image["prompted"], text, "prompted")
 
     def loss(
         self,

@@ -28,7 +28,7 @@ from sotglp_jax.methods.contract import (
     one_of,
     readable,
 )
-from sotglp_jax.methods.similarity import cosines, unit
+from sotglp_jax.methods.similarity import classify, cosines, unit
 
 # Weights of the global and the local branch that are tried on validation images: λ from 0 over
 # powers of 2 to infinity.
@@ -414,10 +414,7 @@ class GlobalBranch(Method):
 
     def score(self, params: Params, frozen: dict, text: Float[Array, "C Ng D"], image: dict):
         """s · mean over the prompts of f · t_c."""
-        feature = unit(self.towers.project(frozen, image["cls"]))
-        sim = cosines("bd,cnd->bcn", feature, unit(text))
-        logits = {"global": jnp.exp(frozen["logit_scale"]) * sim.mean(-1)}
-        return Scores(logits, {"global": sim})
+        return classify(self.towers, frozen, image["cls"], text, "global")
 
 
 def keep_prompts(

@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sotglp_jax.clip.tokenizer import Tokenizer
-from sotglp_jax.methods.contract import Method, Params, Scores, one_of, readable
-from sotglp_jax.methods.similarity import cosines, unit
+from sotglp_jax.methods.contract import Method, Params, one_of, readable
+from sotglp_jax.methods.similarity import classify, cosines, unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +52,9 @@ class ZeroShot(Method):
 
     def score(self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict):
         """Scaled cosines of images and sentences, and of patches where `image` has them."""
-        feature = unit(self.towers.project(frozen, image["cls"]))
-        sims = {"global": cosines("bd,cnd->bcn", feature, unit(text))}
-        if "patches" in image:
-            patches = unit(self.towers.project(frozen, image["patches"]))
-            sims["local"] = cosines("bpd,cnd->bpcn", patches, unit(text))
-        logits = {"zero_shot": jnp.exp(frozen["logit_scale"]) * sims["global"].mean(-1)}
-        return Scores(logits, sims)
+        scores = classify(self.towers, frozen, image["cls"], text, "zero_shot")
+        if "patches" not in image:
+            return scores
+        patches = unit(self.towers.project(frozen, image["patches"]))
+        local = cosines("bpd,cnd->bpcn", patches, unit(text))
+        return scores.replace(sims=scores.sims | {"local": local})
