@@ -20,6 +20,7 @@ from sotglp_jax.methods.contract import (
     Method,
     Moment,
     Params,
+    Scores,
     accuracies,
     at_least,
     one_of,
@@ -116,7 +117,9 @@ class CoOp(Method):
             shared, own = None, params["ctx"][:, None]
         return self.towers.texts(frozen, names["names"], shared, own, before=before)
 
-    def score(self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict):
+    def score(
+        self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict
+    ) -> Scores:
         """Scaled cosines of class token and texts."""
         return classify(self.towers, frozen, image["cls"], text, "prompted")
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
@@ -20,6 +20,7 @@ from sotglp_jax.methods.contract import (
     Method,
     Moment,
     Params,
+    Scores,
     Stage,
     accuracies,
     at_least,
@@ -144,7 +145,9 @@ class PromptSrc(Method):
         of_vision = SPREAD * jax.random.normal(keys[1], vision)
         return {"text_prompts": of_text, "vision_prompts": of_vision}
 
-    def encode_images(self, params: Params, frozen: dict, pixels) -> dict[str, Array]:
+    def encode_images(
+        self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
+    ) -> dict[str, Array]:
         """The class token without prompts, which is the teacher's, and with them."""
         plain = self.towers.images(frozen, pixels)["cls"]
         prompted = self.towers.images(frozen, pixels, prompts=params["vision_prompts"])["cls"]
@@ -155,7 +158,9 @@ class PromptSrc(Method):
         first, *_ = prompts = params["text_prompts"]
         return self.towers.texts(frozen, names["names"], first[None], deep=prompts[1:])
 
-    def score(self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict):
+    def score(
+        self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict
+    ) -> Scores:
         """Scaled cosines of the prompted features."""
         return classify(self.towers, frozen, image["prompted"], text, "prompted")
 

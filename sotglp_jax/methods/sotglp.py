@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME, TRANSPOSE
@@ -239,7 +239,9 @@ class SotGlp(Method):
             params["log_fusion"] = jnp.log(jnp.float32(self.fusion_weight))
         return params
 
-    def encode_images(self, params: Params, frozen: dict, pixels) -> dict[str, Array]:
+    def encode_images(
+        self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
+    ) -> dict[str, Array]:
         """The class token, and patches of the V-V stream or of the original one."""
         local = "vv" if self.vv else "tokens"
         return self.towers.images(frozen, pixels, local=local, leak=self.vv_first_layer_leak)
@@ -412,7 +414,9 @@ class GlobalBranch(Method):
         """Text features of the global prompts before every class name."""
         return self.towers.texts(frozen, names["names"], params["global_prompts"])
 
-    def score(self, params: Params, frozen: dict, text: Float[Array, "C Ng D"], image: dict):
+    def score(
+        self, params: Params, frozen: dict, text: Float[Array, "C Ng D"], image: dict
+    ) -> Scores:
         """s · mean over the prompts of f · t_c."""
         return classify(self.towers, frozen, image["cls"], text, "global")
 

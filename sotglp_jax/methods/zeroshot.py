@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
-from sotglp_jax.methods.contract import Method, Params, one_of, readable
+from sotglp_jax.methods.contract import Method, Params, Scores, one_of, readable
 from sotglp_jax.methods.similarity import classify, cosines, unit
 
 
@@ -42,7 +42,9 @@ class ZeroShot(Method):
         """No parameters."""
         return {}
 
-    def encode_images(self, params: Params, frozen: dict, pixels) -> dict[str, Array]:
+    def encode_images(
+        self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
+    ) -> dict[str, Array]:
         """The class token and, where asked for, patches."""
         return self.towers.images(frozen, pixels, local=self.local)
 
@@ -50,7 +52,9 @@ class ZeroShot(Method):
         """Text features of the sentences, not normalised."""
         return self.towers.texts(frozen, names["names"])
 
-    def score(self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict):
+    def score(
+        self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict
+    ) -> Scores:
         """Scaled cosines of images and sentences, and of patches where `image` has them."""
         scores = classify(self.towers, frozen, image["cls"], text, "zero_shot")
         if "patches" not in image:
