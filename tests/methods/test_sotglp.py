@@ -18,7 +18,7 @@ from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp, keep_prompts
 from sotglp_jax.state import sgd
 
 NAMES = clips.CASE["names"]
-CONTEXT = "a b c d"  # of four tokens to a tokenizer of single letters
+CONTEXT = "a b c d"  # four tokens to a tokenizer of single letters
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,8 @@ def image(loaded):
 
 def packed(loaded, names, chunk=0):
     tokens = method(loaded).tokenize(loaded.tokenizer, tuple(names), "")
-    return tokens | {"names": pack(tokens["names"], chunk=chunk)}
+    context = np.array([5, 6, 7, 8], np.int32)
+    return {"names": pack(tokens["names"], chunk=chunk), "context": context}
 
 
 def method(loaded, **options):
