@@ -5,10 +5,8 @@ Flags only; everything heavy is imported after they are known to be sound.
 
 import difflib
 import os
-import re
 from collections.abc import Sequence
 from logging import WARNING, Formatter
-from typing import NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -47,13 +45,9 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
         _ = values.config and values.config.keys()  # a failure to load is kept until here
     except flags.Error as error:
         raise InputError(f"{str(error).splitlines()[0]}; --help lists the flags.") from None
-    except (AttributeError, KeyError) as error:
-        named = re.search(r"(\w+)['\"]?(\n|$)", str(error))  # of a line, the last word
-        key = named[1] if named else ""
-        given = [a for a in argv if a.startswith("--config.") and key in a.split("=")[0]]
-        if not given:
-            raise
-        _refuse_key(given[0], next(a for a in argv if a.startswith("--config=")))
+    except (AttributeError, KeyError):
+        _refuse_key(argv)
+        raise
     except OSError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"the file that --config names cannot be read: {reason}.") from None
@@ -64,19 +58,23 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     return rest
 
 
-def _refuse_key(given: str, config: str) -> NoReturn:
-    """Says which keys there are where `given` names one that is not there, the nearest first."""
-    *path, key = given.removeprefix("--config.").partition("=")[0].split(".")
-    part, place = load(config.removeprefix("--config="), ()), "the configuration"
-    for name in path:
-        if not isinstance(part.get(name), ConfigDict):
-            key = f"{name}.{key}" if name in part else name
-            break
-        part, place = part[name], name
-    place = part.name if place == "method" else place
-    near = difflib.get_close_matches(key, part.keys(), 1)
-    names = [*near, *(name for name in part.keys() if name not in near and name != "name")]
-    raise InputError(f"{given}: no `{key}` in {place}; it has {', '.join(names)}.") from None
+def _refuse_key(argv: Sequence[str]) -> None:
+    """Says of the first flag whose key is not there which keys are, the nearest first."""
+    config = next(a for a in argv if a.startswith("--config=")).removeprefix("--config=")
+    whole = load(config, ())
+    for given in (a for a in argv if a.startswith("--config.")):
+        part, place = whole, "the configuration"
+        path = given.removeprefix("--config.").partition("=")[0].split(".")
+        while path and isinstance(part, ConfigDict) and path[0] in part:
+            part, place, *path = part[path[0]], *path
+        if not path:
+            continue
+        place = part.name if place == "method" else place
+        keys = part.keys() if isinstance(part, ConfigDict) else ()
+        near = difflib.get_close_matches(path[0], keys, 1)
+        names = [*near, *(name for name in keys if name not in near and name != "name")]
+        has = f"it has {', '.join(names)}" if names else "it is a value"
+        raise InputError(f"{given}: no `{path[0]}` in {place}; {has}.") from None
 
 
 def _check_overrides(given: dict) -> None:

@@ -273,7 +273,10 @@ def test_a_sweep_is_data_sets_by_shots_by_seeds_by_variants(sweeping, tmp_path):
     ("arguments", "said"),
     [
         (["--config=configs/fewshot.py"], "--config=configs/fewshot.py is one run"),
-        (["--config=configs/shots.py", "--config.method.nothing=1"], "nothing=1: no such key"),
+        (
+            ["--config=configs/shots.py", "--config.method.nothing=1"],
+            "no `nothing` in sotglp; it has",
+        ),
         (
             ["--config=configs/shots.py:dataset=/a/x", "--config=configs/shots.py:dataset=/b/x"],
             "two studies have different runs of the name",

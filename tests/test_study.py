@@ -159,11 +159,8 @@ def insects(tmp_path_factory):
 @pytest.mark.parametrize("recipe", ["paper", "official"])
 def test_a_sweep_has_its_usual_point_once(recipe):
     singles = studies.expand(sensitivity.get_config(f"recipe={recipe}"), "")
-    keys = ("fusion_weight", "topk")
-    points = [
-        (*(s.config.method[key] for key in keys), s.config.transport.epsilon, s.config.seed)
-        for s in singles
-    ]
+    keys = ("fusion_weight", "topk", "epsilon")
+    points = [(*(s.config.method[key] for key in keys), s.config.seed) for s in singles]
     assert len(points) == len(set(points)) == 3 * (7 + 5 + 3 - 2)
 
 
@@ -214,10 +211,11 @@ def test_prompts_are_selected_by_class(insects, clip_folder, tmp_path):
     same, strange = (target.dataset for target in run.targets.values())
     assert same.class_names == ("nine", "two", "zero")
     assert seen_classes(run, same) == (9, 2, 0) and seen_classes(run, strange) == ()
-    local = np.arange(10.0)[:, None]
-    selected = run.method.select_classes({"local_prompts": local, "global_prompts": 1}, (9, 2, 0))
+    params = {"local_prompts": np.arange(10.0)[:, None], "global_prompts": 1}
+    method, selected = run.method.on(params, (9, 2, 0))
+    assert method == run.method and selected["global_prompts"] == 1
     assert selected["local_prompts"][:, 0].tolist() == [9, 2, 0]
-    assert selected["global_prompts"] == 1
+    assert list(run.method.on(params, ())[0].logits) == ["global"]
 
 
 def test_a_table_refuses_to_mix_protocols(study):

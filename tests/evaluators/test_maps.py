@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
+from PIL import Image
 
 from sotglp_jax import workdir
-from sotglp_jax.data.sources import Source
+from sotglp_jax.data.sources import Dataset, Source
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import maps
 from sotglp_jax.methods import transport
@@ -87,16 +88,20 @@ def test_a_row_shows_the_image_every_prompt_and_all_combined(scores):
 
 
 def test_maps_are_kept_of_the_first_image_of_each_class(scores, tmp_path):
-    source = Source(str, "abcdef", "abcdef", (2, 0, 2, 3, 0, 3), "")
-    assert maps.first_of_classes(source).names == ("b", "a", "d")
-    many = Source(str, range(300), range(300), tuple(range(300)), "")
-    assert len(maps.first_of_classes(many)) == maps.CLASSES
+    assert maps.first_of_classes((2, 0, 2, 3, 0, 3)) == [0, 1, 3]
+    assert len(maps.first_of_classes(tuple(range(300)))) == maps.CLASSES
 
+    def draw(key):
+        return Image.new("RGB", (300, 224), (key, 0, 0))
+
+    source = Source(draw, range(9), range(9), (2, 0, 2, 3, 0, 3, 1, 1, 1), "drawn")
+    dataset = Dataset("x", ("a", "b", "c", "d"), "{}", source, source, source)
     part = vars(jax.device_get(maps.compute(scores, LABELS)))
-    part["image"] = np.random.default_rng(1).integers(0, 256, (B, 224, 224, 3)).astype(np.uint8)
-    part["label"] = np.array([1, 0, -1])
-    kept = maps.collect([part], ["a", "b", "c", "d"])
-    assert kept.names == ("b", "a") and kept.images.shape == (2, maps.SIDE, maps.SIDE, 3)
+    part = {name: x[:2] for name, x in part.items()}
+    kept = maps.examples(dataset, [0, 1], part, 224)  # of labels 2 and 0
+    assert kept.names == ("a", "c") and kept.images.shape == (2, maps.SIDE, maps.SIDE, 3)
+    assert kept.images[:, 0, 0, 0].tolist() == [1, 0]
+    np.testing.assert_allclose(kept.maps.prompts, part["prompts"][[1, 0]], atol=1e-3)
     assert maps.load(tmp_path) is None
     workdir.write_arrays(tmp_path / maps.FILE, **maps.arrays(kept))
     assert [path.name for path in tmp_path.iterdir()] == [maps.FILE]
@@ -104,8 +109,7 @@ def test_maps_are_kept_of_the_first_image_of_each_class(scores, tmp_path):
     assert again.names == kept.names and again.maps.prompts.dtype == np.float16
     assert again.maps.kept.dtype == bool
     jax.tree.map(np.testing.assert_array_equal, again.maps, kept.maps)
-    np.testing.assert_allclose(again.maps.prompts, part["prompts"][:2], atol=1e-3)
-    assert again.take([1]).names == ("a",) and again.take([1]).maps.tops.shape == (1, N, 3)
+    assert again.take([1]).names == ("c",) and again.take([1]).maps.tops.shape == (1, N, 3)
     (tmp_path / maps.FILE).write_bytes((tmp_path / maps.FILE).read_bytes()[:-50])
     with pytest.raises(InputError, match="maps.npz is damaged: evaluate"):
         maps.load(tmp_path)
