@@ -19,7 +19,7 @@ from sotglp_jax.workdir import default_path
         (["--config=README.md"], "README.md is no Python file"),
         (
             ["--config=configs/fewshot.py", "--config.train.lr.x=1"],
-            "no `lr.x` in train; it has lr,",
+            "no `x` in lr; it is a value",
         ),
         (["--config=configs/fewshot.py:seed=-1"], "seed=-1 is too small"),
         (["--config=configs/fewshot.py", "--config.method.context="], "has 0 tokens"),

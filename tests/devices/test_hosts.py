@@ -36,7 +36,7 @@ def arguments(clip_folder, images):
     config = f"--config=configs/fewshot.py:dataset={images},clip={clip_folder},shots=4"
     values = {"train.epochs": 30, "train.warmup_epochs": 1, "train.lr": 0.02}
     values |= {"train.batch_size": 8, "train.log_every": 1, "train.checkpoint_every": 4}
-    values |= {"precision": "float32", "data.workers": 0, "transport.iterations": 2}
+    values |= {"precision": "float32", "data.workers": 0, "method.iterations": 2}
     return [config, *(f"--config.{key}={value}" for key, value in values.items())]
 
 
