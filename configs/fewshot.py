@@ -1,4 +1,4 @@
-"""SOT-GLP from a few images per class.
+"""A method, SOT-GLP unless another is named, from a few images per class.
 
     python -m sotglp_jax.main --config=configs/fewshot.py
     python -m sotglp_jax.main --config=configs/fewshot.py:dataset=eurosat,clip=ViT-B/16,shots=16

@@ -181,10 +181,7 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
         "versions": workdir.versions(),
     }
     if run.method.learns:
-        workdir.write_tensors(run.workdir / workdir.PARAMS, params)
-        decides = seen["predicted"][next(iter(run.method.logits))]
-        counts = classification.confusion(decides, labels, len(run.dataset.class_names))
-        workdir.write_arrays(run.workdir / classification.CONFUSION, counts=counts)
+        _keep(run, params, seen["predicted"], labels)
         if "single" in seen["ood"]:
             results["ood_threshold"] = _threshold(run, observer, seen["ood"])
     if pictures:
@@ -196,6 +193,14 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
     workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
     print(tables.of_run(results))
     print(f"run folder: {run.workdir}")
+
+
+def _keep(run: Run, params: Params, predicted: dict, labels: np.ndarray) -> None:
+    """Writes the finished parameters and the confusion of the classes."""
+    workdir.write_tensors(run.workdir / workdir.PARAMS, params)
+    decides = predicted[next(iter(run.method.logits))]
+    counts = classification.confusion(decides, labels, len(run.dataset.class_names))
+    workdir.write_arrays(run.workdir / classification.CONFUSION, counts=counts)
 
 
 def _finished(run: Run, mesh: Mesh, frozen: dict, names, params: Params) -> Params:
