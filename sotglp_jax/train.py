@@ -206,7 +206,8 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
                 bar.set_postfix(recorder.write(checkpoints))
             if stop:  # no later step would tell whether the last parameters are any good
                 _, metrics = program(jax.tree.map(jnp.copy, state), frozen, names, batch)
-                recorder.check(step + 1, jax.device_get(metrics), checkpoints)
+                after = jax.device_get(metrics) | {"parameter_norm": 0.0}  # that step is not taken
+                recorder.check(step + 1, after, checkpoints)
             if stop or step % config.checkpoint_every == 0:
                 meta["train_seconds"] = before + time.monotonic() - began
                 checkpoints.save(step, state, meta)
