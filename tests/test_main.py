@@ -156,14 +156,15 @@ def test_a_setting_that_an_older_run_lacks_had_its_default(finished, main, clip_
 
 def test_after_a_divergence_a_lower_learning_rate_goes_on(main, clip_folder, tmp_path):
     workdir = tmp_path / "run"
-    code, _, err = main(*fewshot(clip_folder, workdir, "--config.train.lr=1e30"))
+    short = "--config.train.epochs=3"
+    code, _, err = main(*fewshot(clip_folder, workdir, short, "--config.train.lr=1e30"))
     # Five steps of warm-up, then the weights explode.
     assert code == 2 and re.search("loss or weights are not finite at step [678]:", err)
     assert "Traceback" not in err
     assert "last good checkpoint is of step 5" in err
     steps = [p.name for p in (workdir / "checkpoints").iterdir()]
     assert steps == ["5"] and not (workdir / "results.json").exists()
-    code, out, err = main(*fewshot(clip_folder, workdir))
+    code, out, err = main(*fewshot(clip_folder, workdir, short))
     assert code == 0 and "going on from step 5" in out, err
     losses = [m["loss"] for m in metrics(workdir)]
     assert losses[-1] < losses[0] and (workdir / "results.json").exists()

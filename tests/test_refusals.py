@@ -1,5 +1,6 @@
 """What the command does not take, and what configurations are."""
 
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,9 @@ from conftest import ROOT
 
 from configs import common
 from sotglp_jax.errors import InputError
+from sotglp_jax.main import load
 from sotglp_jax.settings import flatten, validate
+from sotglp_jax.study import run_one
 from sotglp_jax.workdir import default_path
 
 
@@ -18,9 +21,28 @@ from sotglp_jax.workdir import default_path
         ([], "--config=FILE is missing"),
         (["--config=README.md"], "README.md is no Python file"),
         (
-            ["--config=configs/fewshot.py", "--config.train.lr.x=1"],
-            "no `x` in lr; it is a value",
+            ["--config=configs/fewshot.py:method=coop", "--config.method.topk=5"],
+            "no `topk` in coop; it has class_specific, ctx_init, n_ctx, position.",
         ),
+        (["--config=configs/fewshot.py", "--nothing=1"], "Unknown command line flag"),
+        (["--config=configs/fewshot.py", "stray"], '"stray" is no flag'),
+        (["--config=configs/fewshot.py", "--workdir=setup.py/run"], "cannot be written"),
+        (["--config=configs/fewshot.py", "--mode=eval"], "no finished"),
+        (["--config=configs/fewshot.py", "--yes"], "--yes answers configs/reproduce.py alone"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(main, arguments, said, tmp_path):
+    workdir = tmp_path / "run"
+    code, _, err = main(f"--workdir={workdir}", *arguments)  # the last one given counts
+    assert code == 2 and said in err and "Traceback" not in err
+    assert len([x for x in err.splitlines() if x.startswith("error: ")]) == 1
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=configs/fewshot.py", "--config.train.lr.x=1"], "no `x` in lr; it is a value"),
         (["--config=configs/fewshot.py:seed=-1"], "seed=-1 is too small"),
         (["--config=configs/fewshot.py", "--config.method.context="], "has 0 tokens"),
         (["--config=configs/fewshot.py", "--config.data.crop_scale=('a','b')"], "two shares"),
@@ -36,32 +58,23 @@ from sotglp_jax.workdir import default_path
             ["--config=configs/fewshot.py", "--config.method.topkk=5"],
             "--config.method.topkk=5: no `topkk` in sotglp; it has topk, class_specific,",
         ),
-        (
-            ["--config=configs/fewshot.py:method=coop", "--config.method.topk=5"],
-            "no `topk` in coop; it has class_specific, ctx_init, n_ctx, position.",
-        ),
         (["--config=configs/zeroshot.py", "--config.method.fusion=learned"], "no `fusion` in"),
         (["--config=configs/fewshot.py:method=soup"], 'method "soup" is unknown'),
         (["--config=configs/fewshot.py", "--config.shots=few"], "--config.shots=few"),
         (["--config=configs/fewshot.py", "--config.recipe=official"], "FILE:recipe=VALUE"),
-        (["--config=configs/fewshot.py", "--nothing=1"], "Unknown command line flag"),
-        (["--config=configs/fewshot.py", "stray"], '"stray" is no flag'),
         (["--config=configs/fewshot.py:dataset=nothing"], "no known name"),
         (["--config=configs/fewshot.py:clip=/nowhere.safetensors"], "no file or folder here"),
         (["--config=configs/fewshot.py", "--config.mesh=99"], "mesh=99 does not fit"),
-        (["--config=configs/fewshot.py", "--workdir=setup.py/run"], "cannot be written"),
         (["--config=configs/fewshot.py", "--config.method.topk=65"], "than the 64"),
-        (["--config=configs/fewshot.py", "--mode=eval"], "no finished"),
         (["--config=configs/ood.py", "--config.ood.sets=('test',)"], 'write it as "./test"'),
-        (["--config=configs/fewshot.py", "--yes"], "--yes answers configs/reproduce.py alone"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(main, arguments, said, tmp_path):
-    workdir = tmp_path / "run"
-    code, _, err = main(f"--workdir={workdir}", *arguments)  # the last one given counts
-    assert code == 2 and said in err and "Traceback" not in err
-    assert len([x for x in err.splitlines() if x.startswith("error: ")]) == 1
-    assert not workdir.exists()
+def test_configurations_that_cannot_be_run_are_refused(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config, *overrides = arguments
+    with pytest.raises(InputError, match=re.escape(said)):
+        run_one(load(config.removeprefix("--config="), overrides), str(tmp_path / "run"), "train")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

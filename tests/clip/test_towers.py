@@ -105,6 +105,7 @@ def test_a_class_knows_nothing_of_order_passes_and_others(loaded, before):
     assert_close(rows["own"], gradients["own"][some])
 
 
+@pytest.mark.slow  # its small case is the step of devices/test_sharding.py
 def test_several_devices_give_one_devices_features_and_gradients(clip_folder):
     here = Path(__file__).parent
     variables = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}

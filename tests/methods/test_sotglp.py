@@ -1,6 +1,7 @@
 """The method: what moves, what stays, and what must not matter."""
 
 import dataclasses
+import functools
 
 import clips
 import jax
@@ -53,27 +54,29 @@ def start(method, loaded, names):
 
 
 def loss_and_gradient(method, params, loaded, names, image, labels=(0, 1, 2, 3)):
-    @jax.jit
-    def compute(params, frozen, names, image):
-        def objective(params):
-            text = method.encode_classes(params, frozen, names)
-            of = jnp.array(labels)
-            moment = Moment(jax.random.key(0), jnp.int32(0), jnp.int32(0))
-            values, metrics = method.loss(params, frozen, text, image, of, moment)
-            means = {k: masked_mean(x, of) for k, x in ({"loss": values} | metrics).items()}
-            return means["loss"], means
+    return _loss_and_gradient(method, labels, params, loaded.params, names, image)
 
-        return jax.value_and_grad(objective, has_aux=True)(params)
 
-    return compute(params, loaded.params, names, image)
+@functools.partial(jax.jit, static_argnums=(0, 1))  # equal methods share a program
+def _loss_and_gradient(method, labels, params, frozen, names, image):
+    def objective(params):
+        text = method.encode_classes(params, frozen, names)
+        of = jnp.array(labels)
+        moment = Moment(jax.random.key(0), jnp.int32(0), jnp.int32(0))
+        values, metrics = method.loss(params, frozen, text, image, of, moment)
+        means = {k: masked_mean(x, of) for k, x in ({"loss": values} | metrics).items()}
+        return means["loss"], means
+
+    return jax.value_and_grad(objective, has_aux=True)(params)
 
 
 def scores(method, params, loaded, names, image):
-    @jax.jit
-    def compute(params, frozen, names, image):
-        return method.score(params, frozen, method.encode_classes(params, frozen, names), image)
+    return _scores(method, params, loaded.params, names, image)
 
-    return compute(params, loaded.params, names, image)
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(method, params, frozen, names, image):
+    return method.score(params, frozen, method.encode_classes(params, frozen, names), image)
 
 
 def test_permuting_classes_permutes_the_logits(loaded, names, image):
