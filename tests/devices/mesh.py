@@ -1,6 +1,6 @@
 """Run by test_sharding.py in a process of its own: eight devices against one.
 
-    python tests/mesh.py CLIP CASE...
+    python tests/devices/mesh.py CLIP CASE...
 
 Prints {case: {"loss": ..., "gradients": ..., "largest": ..., "program": [...]}} as JSON: the
 largest differences from one device, the largest gradient, and the lines of the compiled step that
