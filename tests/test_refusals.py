@@ -39,6 +39,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(main, arguments, said, tmp_pa
     assert not workdir.exists()
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
