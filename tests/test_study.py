@@ -189,6 +189,7 @@ def test_runs_that_differ_do_not_share_a_folder():
         studies.expand(config, "runs")
 
 
+@pytest.mark.slow  # its small case is test_prompts_are_selected_by_class
 def test_local_prompts_go_where_their_classes_go(main, insects, clip_folder, tmp_path):
     run = tmp_path / "run"
     config = f"--config=configs/fewshot.py:clip={clip_folder},shots=1"

@@ -78,6 +78,7 @@ def test_a_run_is_trained_and_its_results_have_its_names(runs):
     assert {"loss", "accuracy_adapted", "gradient_norm"} <= set(lines[-1])
 
 
+@pytest.mark.slow  # its small case is test_train's
 def test_a_stopped_run_goes_on_to_the_same_parameters(
     runs, clip_folder, tmp_path, monkeypatch, capsys
 ):
