@@ -155,8 +155,12 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
       InputError: the parameters give no finite logits.
     """
     began = time.monotonic()
-    params = _finished(run, mesh, frozen, names, trained(run, state))
-    observer = _observer(run, mesh, run.method, params, frozen, names)
+    before, encode = trained(run, state), jax.jit(run.method.encode_classes)
+    text = encode(before, frozen, names)
+    params = _finished(run, mesh, frozen, names, text, before)
+    if params is not before:
+        text = encode(params, frozen, names)
+    observer = _observer(run, mesh, run.method, params, frozen, text)
     shown = maps.first_of_classes(run.dataset.test.labels) if hosts.first() else ()
     labels, seen, pictures = observer.collect(run.dataset.test, "testing", shown)
     if not seen["finite"].all():
@@ -203,7 +207,7 @@ def _keep(run: Run, params: Params, predicted: dict, labels: np.ndarray) -> None
     workdir.write_arrays(run.workdir / classification.CONFUSION, counts=counts)
 
 
-def _finished(run: Run, mesh: Mesh, frozen: dict, names, params: Params) -> Params:
+def _finished(run: Run, mesh: Mesh, frozen: dict, names, text, params: Params) -> Params:
     """The parameters after `Method.finish`."""
     method = run.method
 
@@ -219,15 +223,14 @@ def _finished(run: Run, mesh: Mesh, frozen: dict, names, params: Params) -> Para
             real = labels != PADDING
             yield {name: x[real] for name, x in image.items()}, labels[real]
 
-    text = jax.jit(method.encode_classes)(params, frozen, names)
     finished = method.finish(params, frozen, text, images)
     if run.foreign:
         run.check.finished(finished, names)
     return finished
 
 
-def _observer(run: Run, mesh: Mesh, method: Method, params: Params, frozen: dict, names):
-    methods, texts = [method], [jax.jit(method.encode_classes)(params, frozen, names)]
+def _observer(run: Run, mesh: Mesh, method: Method, params: Params, frozen: dict, text):
+    methods, texts = [method], [text]
     for plain in run.baseline:
         if type(plain) is not type(method):
             methods.append(plain)
@@ -253,7 +256,8 @@ def _on_target(run: Run, target: Run, mesh: Mesh, frozen: dict, params: Params) 
     plain = target.baseline[0] if target.baseline else run.method
     method, own = found or (plain, {})
     names = target.names_on(mesh, run.method if found else plain)
-    observer = _observer(target, mesh, method, own, frozen, names)
+    text = jax.jit(method.encode_classes)(own, frozen, names)
+    observer = _observer(target, mesh, method, own, frozen, text)
     labels, seen, _ = observer.collect(target.dataset.test, target.dataset.name)
     return {
         "accuracy": _accuracies(method, seen["predicted"], labels),

@@ -65,7 +65,7 @@ def tokenize(loaded, names) -> Tokens:
 
 
 def features_and_gradients(loaded, classes, given, **options):
-    """Of a sum that weighs every feature differently."""
+    """Features, and the gradients of a sum that weighs every one of them differently."""
 
     @jax.jit
     def compute(given, frozen, classes):
