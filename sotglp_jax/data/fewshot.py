@@ -1,15 +1,16 @@
-"""The two few-shot samplers of the field."""
+"""The few-shot samplers of the field."""
 
 import hashlib
 import random
 from collections.abc import Sequence
 
+import numpy as np
 from absl import logging
 
 from sotglp_jax.data.sources import Dataset, Source
 from sotglp_jax.errors import InputError
 
-SAMPLERS = ("coop", "stratified")
+SAMPLERS = ("coop", "stratified", "lpclip")
 
 
 def sample(dataset: Dataset, shots: int, seed: int, sampler: str) -> tuple[Source, Source]:
@@ -20,7 +21,8 @@ def sample(dataset: Dataset, shots: int, seed: int, sampler: str) -> tuple[Sourc
       shots: images per class; at most min(shots, 4) per class for validation.
       seed: 1, 2 and 3 in the field.
       sampler: "coop" takes exactly `shots` per class, or all where there are fewer; "stratified"
-        takes shots·C in all, by class frequency, as the official code of SOT-GLP does.
+        takes shots·C in all, by class frequency, as the official code of SOT-GLP does; "lpclip"
+        is that of CoOp's linear probe, see `lpclip`.
 
     Raises:
       InputError: fewer than one shot, or too few images for the stratified sampler.
@@ -31,7 +33,8 @@ def sample(dataset: Dataset, shots: int, seed: int, sampler: str) -> tuple[Sourc
         train = stratified(dataset.train.labels, shots, seed)
         return dataset.train.take(train), dataset.val.take(())
     _warn_of_few(dataset, shots)
-    train, val = coop([dataset.train.labels, dataset.val.labels], [shots, min(shots, 4)], seed)
+    draw = {"coop": coop, "lpclip": lpclip}[sampler]
+    train, val = draw([dataset.train.labels, dataset.val.labels], [shots, min(shots, 4)], seed)
     return dataset.train.take(train), dataset.val.take(val)
 
 
@@ -54,6 +57,42 @@ def coop(pools: Sequence[Sequence[int]], shots: Sequence[int], seed: int) -> lis
             by_class.setdefault(label, []).append(i)
         draws = (rng.sample(of, k) if len(of) >= k else of for of in by_class.values())
         chosen.append(tuple(i for draw in draws for i in draw))
+    return chosen
+
+
+def lpclip(
+    pools: Sequence[Sequence[int]], shots: Sequence[int], seed: int
+) -> list[tuple[int, ...]]:
+    """The sampler of CoOp's linear probe on several pools with one generator.
+
+    The subsets of a seed are nested: those of more shots begin with those of fewer.
+
+    Source: https://github.com/KaiyangZhou/CoOp/blob/main/lpclip/linear_probe.py.
+
+    Args:
+      pools: the labels of each pool.
+      shots: images per class in each pool.
+      seed: of numpy's legacy generator.
+
+    Returns:
+      Chosen indices into each pool, class by class in the order of the labels.
+
+    Raises:
+      InputError: a class has fewer images than are to be drawn.
+    """
+    rng = np.random.RandomState(seed)
+    chosen = []
+    for labels, k in zip(pools, shots, strict=True):
+        labels, found = np.array(labels, int), []
+        for label in np.unique(labels):
+            of_class = np.flatnonzero(labels == label)
+            if len(of_class) < k:
+                raise InputError(
+                    f"data.sampler=lpclip draws {k} images of class {label}, which has "
+                    f"{len(of_class)}: set --config.data.sampler=coop, which takes all of them."
+                )
+            found += rng.choice(of_class, k, replace=False).tolist()
+        chosen.append(tuple(found))
     return chosen
 
 

@@ -13,6 +13,7 @@ from sotglp_jax.methods.contract import Method
 NAMES = {
     "sotglp": "sotglp_jax.methods.sotglp:SotGlp",
     "coop": "sotglp_jax.methods.coop:CoOp",
+    "linear_probe": "sotglp_jax.methods.linear_probe:LinearProbe",
     "promptsrc": "sotglp_jax.methods.promptsrc:PromptSrc",
     "zeroshot": "sotglp_jax.methods.zeroshot:ZeroShot",
 }

@@ -229,8 +229,8 @@ class Method:
         """
         return self, params
 
-    def summary(self, params: Params) -> dict[str, Any]:
-        """Numbers worth knowing of finished parameters, for results.json."""
+    def summary(self, params: Params) -> dict[str, dict[str, float]]:
+        """Numbers worth knowing of finished parameters by topic and name, for results.json."""
         return {}
 
     def contexts(self, params: Params) -> dict[str, Float[Array, "... M Dt"]]:

@@ -6,10 +6,15 @@ import numpy as np
 import parity
 import pytest
 from conftest import ROOT
-from parities import coop, promptsrc, sotglp
+from parities import coop, linear_probe, promptsrc, sotglp
 
 DATA = ROOT / "tests" / "data"
-GOLDENS = {"tiny": sotglp, "coop_dev": coop, "promptsrc_dev": promptsrc}
+GOLDENS = {
+    "tiny": sotglp,
+    "coop_dev": coop,
+    "linear_probe_dev": linear_probe,
+    "promptsrc_dev": promptsrc,
+}
 KEYS = [
     (name, key)
     for name, method in GOLDENS.items()
