@@ -1,6 +1,6 @@
 """What training carries from step to step: parameters, their optimizer, and their average."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,26 @@ from sotglp_jax.run import Run
 State = dict
 
 
+def by_name(make: Callable[[str], optax.GradientTransformation]) -> optax.GradientTransformation:
+    """An optimizer with a state of its own for every parameter.
+
+    Its update takes the gradients of some parameters and leaves the states of the others alone.
+
+    Args:
+      make: gives the optimizer of a parameter by its name.
+    """
+
+    def init(params: Params) -> dict:
+        return {name: make(name).init(x) for name, x in params.items()}
+
+    def update(gradient: Params, state: dict, params: Params) -> tuple[Params, dict]:
+        found = {n: make(n).update(g, state[n], params[n]) for n, g in gradient.items()}
+        direction = {name: x for name, (x, _) in found.items()}
+        return direction, state | {name: after for name, (_, after) in found.items()}
+
+    return optax.GradientTransformation(init, update)
+
+
 def sgd(
     momentum: float, weight_decay: float, decay: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:
@@ -28,16 +48,11 @@ def sgd(
       decay: factors on the weight decay by the name of the parameter, 1 for all others.
     """
 
-    def decayed(gradient: Params, params: Params) -> Params:
-        factors = {name: weight_decay * (decay or {}).get(name, 1.0) for name in gradient}
-        return {
-            name: jax.tree.map(
-                lambda g, x, f=factors[name]: g + f * x, gradient[name], params[name]
-            )
-            for name in gradient
-        }
+    def make(name: str) -> optax.GradientTransformation:
+        factor = weight_decay * (decay or {}).get(name, 1.0)
+        return optax.chain(optax.add_decayed_weights(factor), optax.trace(momentum))
 
-    return optax.chain(optax.stateless(decayed), optax.trace(momentum))
+    return by_name(make)
 
 
 def make_optimizer(method: Method, train: ConfigDict) -> optax.GradientTransformation:

@@ -108,10 +108,8 @@ def train_step(
         moment = Moment(own, state["step"], number, part.index)
         moving = {k: x for k, x in params.items() if k in (part.stage.trained or params)}
         gradient, metrics = jax.grad(objective, has_aux=True)(moving, params, moment)
-        still = jax.tree.map(jnp.zeros_like, {k: params[k] for k in params.keys() - moving.keys()})
-        direction, opt_state = optimizer.update(gradient | still, opt_state, params)
-        moved = jax.tree.map(lambda x, d: x - rate * d, moving, {k: direction[k] for k in moving})
-        params = params | moved
+        direction, opt_state = optimizer.update(gradient, opt_state, params)
+        params = params | jax.tree.map(lambda x, d: x - rate * d, moving, direction)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         metrics["parameter_norm"] = optax.tree.norm(params)
         return (params, opt_state), metrics

@@ -99,7 +99,7 @@ def by_hand(run, saved, step, batch):
     state, (moving,) = saved[step], part.stage.trained
     fresh = step == part.first
     params = state["average"] if fresh else state["params"]
-    trace = 0.0 if fresh else state["opt_state"][1].trace[moving]
+    trace = 0.0 if fresh else state["opt_state"][moving][1].trace
     image = run.method.encode_images({}, run.frozen, batch["image"])
 
     def loss(x):
