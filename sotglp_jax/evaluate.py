@@ -327,6 +327,7 @@ def protocol(run: Run) -> dict:
         "test_images_sha256": fewshot.fingerprint(run.dataset.test.names),
         "template": run.dataset.template,
         "transforms": transforms.VERSION,
+        "pixels": run.dataset.test.pixels,
         "clip": config.clip.name,
         "clip_sha256": run.settings["clip.sha256"],
         "activation": run.method.towers.vision.activation,

@@ -41,7 +41,7 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
         if not path.partition(":")[0].endswith(".py"):
             raise InputError(f"--config={path} is no Python file: configs/fewshot.py is a start.")
     try:
-        rest = values(argv)
+        rest = values(["--help" if argument == "-h" else argument for argument in argv])
         _ = values.config and values.config.keys()  # a failure to load is kept until here
     except flags.Error as error:
         raise InputError(f"{str(error).splitlines()[0]}; --help lists the flags.") from None

@@ -23,7 +23,7 @@ class JsonLines(metric_writers.LoggingWriter):
         super().__init__()
         kept = []
         if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
+            lines = path.read_text("utf-8").splitlines(keepends=True)
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= start]
         workdir.write(path, "".join(kept))
         self._file = path.open("a")

@@ -93,7 +93,7 @@ def image_names(given: Sequence[str]) -> list[str]:
     Raises:
       InputError: a file or folder is not there, an image is named twice, or there is none.
     """
-    from sotglp_jax.data.sources import list_images
+    from sotglp_jax.data.files import list_images
 
     names = {}
     for name in given:

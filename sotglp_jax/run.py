@@ -1,6 +1,7 @@
 """A run: everything that a configuration names, loaded and checked."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from sotglp_jax import clip, methods, workdir
 from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import Tokens
-from sotglp_jax.data import datasets, fewshot, loader
+from sotglp_jax.data import datasets, duplicates, fewshot, loader
 from sotglp_jax.data.sources import Dataset, Source, choose_classes
 from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
@@ -136,6 +137,7 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
       InputError: anything the user can mend.
     """
     validate(config)
+    datasets.refuse_address("--workdir", folder)
     path = Path(folder).expanduser() if folder else workdir.default_path(config)
     whole = _resolve(config, config.dataset, config.data.template)
     dataset = with_shots(config, whole)
@@ -158,6 +160,31 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     sources += ood.values()
     loader.check_images([_share(source) for source in sources])
     return dataclasses.replace(run, targets=targets, ood=ood)
+
+
+def describe(run: Run) -> list[str]:
+    """Lines on what a run works on, and on what its user should look at before it starts."""
+    dataset, name = run.dataset, run.config.clip.name
+    images = ", ".join(f"{len(source)} {part}" for part, source in dataset.parts.items())
+    lines = [
+        f"CLIP {name}: {run.arch}, {run.clip.activation}",
+        f"{dataset.name}: {_named(dataset.class_names)}; images: {images}",
+        *(f"note: {note}" for note in dataset.notes),
+        *(f"warning: {warning}" for warning in duplicates.warnings(dataset)),
+    ]
+    if len(dataset.class_names) == 1:
+        lines.append("warning: there is one class alone, so nothing is to be told apart")
+    if name == "tiny" and dataset.name != "digits":
+        lines.append(
+            "warning: clip=tiny knows drawn digits and little else: for photographs choose "
+            "clip=ViT-B/16 or another one behind --config=FILE:"
+        )
+    return lines
+
+
+def _named(class_names: Sequence[str]) -> str:
+    shown = ", ".join(class_names[:4]) + ", ..." * (len(class_names) > 4)
+    return f"{len(class_names)} {'class' if len(class_names) == 1 else 'classes'} ({shown})"
 
 
 def _check_views(views: int, method: Method) -> None:

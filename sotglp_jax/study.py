@@ -18,7 +18,7 @@ from sotglp_jax import workdir
 from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
 from sotglp_jax.reports import tables
-from sotglp_jax.run import prepare
+from sotglp_jax.run import describe, prepare
 from sotglp_jax.settings import CHOSEN_BY_NAME, defaults, differing, flatten, unflatten
 
 
@@ -37,9 +37,9 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     from sotglp_jax.train import train
 
     run = hosts.together(lambda: prepare(config, folder))
-    activation = run.clip.activation
-    print(f"CLIP {run.config.clip.name}: {run.arch}, {activation}", flush=True)
-    with _too_large_said():
+    if hosts.first():
+        print(*describe(run), sep="\n", flush=True)
+    with workdir.alone(run.workdir), _too_large_said():
         if mode == "train" and run.stages:
             train(run)
         else:
@@ -79,7 +79,7 @@ class Single:
         """Whether the folder holds the results of this very configuration."""
         path = self.folder / "results.json"
         try:
-            return path.exists() and _answers(json.loads(path.read_text()), self.config)
+            return path.exists() and _answers(json.loads(path.read_text("utf-8")), self.config)
         except (ValueError, KeyError, TypeError):  # damaged, or another version's: judged again
             return False
 
@@ -124,7 +124,7 @@ def run_only(config: ConfigDict, folder: str, mode: str, number: int) -> None:
 
 def table(config: ConfigDict, singles: Sequence[Single]) -> str:
     """Returns the table of a study whose runs are finished."""
-    results = [json.loads((s.folder / "results.json").read_text()) for s in singles]
+    results = [json.loads((s.folder / "results.json").read_text("utf-8")) for s in singles]
     labelled = [x | {"label": s.label} for x, s in zip(results, singles, strict=True)]
     return tables.TABLES[config.study.table](labelled)
 

@@ -1,11 +1,15 @@
 """The folder of a run: its name, whose run it holds, and what is written into it."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import jax
 import numpy as np
@@ -22,6 +26,7 @@ from sotglp_jax.settings import differing
 CONFIG, IMAGES, CLASSES = "config.json", "train_images.txt", "classes.json"
 PARAMS = "params.safetensors"  # finished, as predictions take them
 DIVERGED = "diverged.json"  # of a run that stopped at a loss that is not finite
+LOCK = ".lock"  # held by the process that runs in the folder
 # Keys that may differ when a run goes on: they say how it is computed, not what.
 EXECUTION = (
     "mesh",
@@ -90,7 +95,7 @@ def check_same(workdir: Path, settings: dict, images: Sequence[str]) -> None:
     """
     if (workdir / CONFIG).exists():
         _check_settings(workdir, settings)
-    if (workdir / IMAGES).exists() and (workdir / IMAGES).read_text() != _lines(images):
+    if (workdir / IMAGES).exists() and _images(workdir) != _lines(images):
         raise InputError(
             f"{workdir / IMAGES} lists other training images than are drawn now, so the data set "
             "has changed: restore it, or choose another --workdir."
@@ -99,7 +104,7 @@ def check_same(workdir: Path, settings: dict, images: Sequence[str]) -> None:
 
 def _check_settings(workdir: Path, ours: dict) -> None:
     try:
-        theirs = dict(json.loads((workdir / CONFIG).read_text()))
+        theirs = dict(json.loads((workdir / CONFIG).read_text("utf-8")))
     except (ValueError, TypeError):
         raise InputError(
             f"{workdir / CONFIG} is damaged: choose another --workdir, or remove that one."
@@ -116,8 +121,51 @@ def _may_differ(workdir: Path) -> tuple[str, ...]:
     return (*EXECUTION, "train.lr") if (workdir / DIVERGED).exists() else EXECUTION
 
 
+def _images(workdir: Path) -> str:
+    return (workdir / IMAGES).read_text("utf-8", "surrogateescape")
+
+
 def _lines(names: Sequence[str]) -> str:
     return "".join(f"{name}\n" for name in names)
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Holds the run folder, which is made, against other runs; a killed one lets go of it.
+
+    Of several processes the first one holds it for all.
+
+    Raises:
+      InputError: another process holds the folder, or it cannot be written.
+    """
+    file = hosts.together(lambda: _lock(workdir) if hosts.first() else None)
+    try:
+        yield
+    finally:
+        if file:
+            file.close()
+
+
+def _lock(workdir: Path) -> TextIO:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK).open("a+")
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise InputError(
+            f"{workdir} is in use by {file.read().strip() or 'another process'}: wait for it, or "
+            "choose another --workdir."
+        ) from None
+    except OSError:  # a file system without locks
+        return file
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
+    return file
 
 
 def create(
@@ -153,7 +201,7 @@ def write(path: Path, content: str) -> None:
         return
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(content)
+        part.write_text(content, "utf-8", "surrogateescape")  # of file names in any encoding
         part.replace(path)
     except OSError as error:
         raise _unwritable(path.parent, error) from None

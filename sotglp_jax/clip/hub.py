@@ -82,7 +82,7 @@ def _in_folder(folder: Path) -> ClipFiles:
 
 def _shards(index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         sound = all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
     except (ValueError, KeyError, AttributeError, TypeError):
         sound = False
@@ -123,7 +123,7 @@ def _read_configs(find: Callable[[str], Path | None]) -> dict:
 
 def _read_json(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError):
         content = None
     if not isinstance(content, dict):

@@ -45,7 +45,7 @@ def product_precision(dtype: jnp.dtype) -> lax.Precision:
 def multiplies_bf16() -> bool:
     """Whether the hardware has products of bf16; a CPU without them is faster in float32."""
     cpus = Path("/proc/cpuinfo")
-    return jax.default_backend() != "cpu" or not cpus.exists() or "bf16" in cpus.read_text()
+    return jax.default_backend() != "cpu" or not cpus.exists() or "bf16" in cpus.read_text("utf-8")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -7,17 +7,12 @@ from pathlib import Path
 
 from absl import logging
 
-from sotglp_jax.data import drawn, layouts, records
+from sotglp_jax.data import drawn, layouts, names, records
 from sotglp_jax.data.catalog import DEFAULT_TEMPLATE, ENTRIES, OOD, PARTS, Entry
 from sotglp_jax.data.digits import digits
-from sotglp_jax.data.sources import (
-    Dataset,
-    FileReader,
-    Source,
-    image_files,
-    image_folder,
-    list_images,
-)
+from sotglp_jax.data.files import list_images
+from sotglp_jax.data.folders import image_folder
+from sotglp_jax.data.sources import Dataset, FileReader, Source, image_files
 from sotglp_jax.data.splits import read_split
 from sotglp_jax.errors import InputError
 
@@ -40,6 +35,8 @@ def resolve(
     """
     if template.count("{}") != 1 and template:
         raise InputError(f'data.template="{template}" needs exactly one {{}} for the class name.')
+    refuse_address("data.root", root)
+    refuse_address("dataset", dataset.removeprefix("tfds:"))
     if dataset == "digits":
         found = digits()
     elif dataset.startswith("tfds:"):
@@ -48,7 +45,18 @@ def resolve(
         found = _of_the_field(dataset, root or "data", allow_partial)
     else:
         found = _own(dataset, root, allow_partial)
-    return dataclasses.replace(found, template=template) if template else found
+    known = dataset == "digits" or dataset in ENTRIES
+    notes = (*found.notes, *names.check(found.name, found.class_names, known))
+    return dataclasses.replace(found, template=template or found.template, notes=notes)
+
+
+def refuse_address(key: str, value: str) -> None:
+    """Raises `InputError` where a folder is asked for and an address of a bucket is given."""
+    if "://" in value:
+        raise InputError(
+            f"{key}={value} is an address, and only folders of this machine can be used: copy or "
+            "mount it, and give the folder."
+        )
 
 
 def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Source:
@@ -67,13 +75,13 @@ def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Source
     if name in OOD:
         return _of_the_field(name, root or "data", allow_partial).test
     folder = Path(name).expanduser()
-    names = list_images(folder, folder) if folder.is_dir() else []
-    if not names:
+    found = list_images(folder, folder) if folder.is_dir() else []
+    if not found:
         raise InputError(
             f'"{name}" is no folder with images and no known set to be told from the data; the '
             f"names are {', '.join([*drawn.KINDS, *OOD])}."
         )
-    return image_files(folder, names, [0] * len(names))
+    return image_files(folder, found, [0] * len(found), upright=True)
 
 
 def locate(name: str, root: Path) -> tuple[Dataset | None, Path | None]:
@@ -172,7 +180,7 @@ def _own(dataset: str, root: str, allow_partial: bool) -> Dataset:
     if path.suffix == ".json":
         roots = [Path(root).expanduser()] if root else [path.parent, path.parent / "images"]
         name = path.stem.removeprefix("split_zhou_")
-        listed = read_split(path, roots, DEFAULT_TEMPLATE, name)
+        listed = read_split(path, roots, DEFAULT_TEMPLATE, name, upright=True)
         return _whole(listed, counts(listed), allow_partial)
     raise InputError(
         f'dataset "{dataset}" is no folder, no split file and no known name; the names are '

@@ -116,7 +116,8 @@ def stratified(labels: Sequence[int], shots: int, seed: int) -> tuple[int, ...]:
 
 def fingerprint(names: Sequence[str]) -> str:
     """SHA-256 over a list of image names, in order."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    content = "\n".join(names).encode("utf-8", "surrogateescape")  # file names in any encoding
+    return hashlib.sha256(content).hexdigest()
 
 
 def _warn_of_few(dataset: Dataset, shots: int) -> None:

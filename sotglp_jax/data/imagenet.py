@@ -5,7 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sotglp_jax.data.sources import Source, class_folders, image_files, list_folders, list_images
+from sotglp_jax.data.files import list_folders, list_images
+from sotglp_jax.data.folders import class_folders
+from sotglp_jax.data.sources import Source, image_files
 from sotglp_jax.errors import InputError
 
 # One line a class, in the order of its label: WordNet number, the name that CLIP's authors
@@ -23,7 +25,7 @@ _VAL_LABELS = (
 
 @functools.cache
 def _table() -> tuple[tuple[str, str, str], ...]:
-    return tuple(tuple(line.split("\t")) for line in _CLASSES.read_text().splitlines())
+    return tuple(tuple(line.split("\t")) for line in _CLASSES.read_text("utf-8").splitlines())
 
 
 def classes(variant: str = "") -> dict[str, str]:
@@ -86,7 +88,9 @@ def _flat_val(folder: Path) -> Source:
 def _val_labels(path: Path, names: Sequence[str]) -> list[int]:
     """Labels of "<image> <class>" lines, or of one class a line in the images' order."""
     known = {wnid: label for label, wnid in enumerate(classes())}
-    rows = [re.split(r"[,\s]+", line.strip()) for line in path.read_text().splitlines() if line]
+    rows = [
+        re.split(r"[,\s]+", line.strip()) for line in path.read_text("utf-8").splitlines() if line
+    ]
     written = [row[0] for row in rows]
     if all(len(row) > 1 for row in rows):
         known |= {str(label): label for label in range(len(known))}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sotglp_jax.data import imagenet
-from sotglp_jax.data.sources import Dataset, Source, image_files, list_images
+from sotglp_jax.data.files import list_images
+from sotglp_jax.data.sources import Dataset, Source, image_files
 from sotglp_jax.data.splits import read_split
 from sotglp_jax.errors import InputError
 
@@ -55,7 +56,7 @@ def aircraft(entry: Entry, name: str, folder: Path, root: Path) -> Dataset | Non
     """`images/<number>.jpg`, with the lists of FGVC-Aircraft beside that folder."""
     if not (folder.parent / "variants.txt").is_file():
         return None
-    names = tuple((folder.parent / "variants.txt").read_text().splitlines())
+    names = tuple((folder.parent / "variants.txt").read_text("utf-8").splitlines())
     parts = {
         part: _variants(folder, folder.parent / f"images_variant_{part}.txt", names)
         for part in ("train", "val", "test")
@@ -66,7 +67,7 @@ def aircraft(entry: Entry, name: str, folder: Path, root: Path) -> Dataset | Non
 def _variants(folder: Path, path: Path, names: tuple[str, ...]) -> Source:
     """Lines of "<number> <variant>"."""
     try:
-        rows = [line.split(" ", 1) for line in path.read_text().splitlines()]
+        rows = [line.split(" ", 1) for line in path.read_text("utf-8").splitlines()]
         labels = [names.index(variant) for _, variant in rows]
     except (OSError, ValueError):
         raise InputError(

@@ -15,7 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from sotglp_jax.data import transforms
-from sotglp_jax.data.sources import FileReader, Source, to_rgb
+from sotglp_jax.data.pixels import to_rgb
+from sotglp_jax.data.sources import FileReader, Source
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import PADDING
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from sotglp_jax.data import loader, transforms
-from sotglp_jax.data.sources import to_rgb
+from sotglp_jax.data.pixels import to_rgb
 from sotglp_jax.errors import InputError
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
@@ -91,7 +91,7 @@ def _from_image(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
-    return transforms.resize_and_crop(_middle(to_rgb(image)), size)
+    return transforms.resize_and_crop(_middle(to_rgb(image, upright=True)), size)
 
 
 def _explained(decode: Callable[[], np.ndarray], name: str) -> np.ndarray:

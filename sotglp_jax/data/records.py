@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from sotglp_jax.data import imagenet
 from sotglp_jax.data.catalog import DEFAULT_TEMPLATE
-from sotglp_jax.data.sources import Dataset, FileReader, Source, read_image, split_by_class
+from sotglp_jax.data.folders import split_by_class
+from sotglp_jax.data.pixels import read_image
+from sotglp_jax.data.sources import Dataset, FileReader, Source
 from sotglp_jax.errors import InputError
 
 OURS, VERSION = "sotglp.json", "1.0.0"
@@ -213,14 +215,14 @@ def _write_ours(directory, dataset: Dataset, parts: dict[str, Source]) -> None:
         "template": dataset.template,
         "parts": {p: {"names": s.names, "labels": s.labels} for p, s in parts.items()},
     }
-    (directory / OURS).write_text(json.dumps(ours))
+    (directory / OURS).write_text(json.dumps(ours), "utf-8")
 
 
 def _ours(directory) -> Dataset | None:
     """The set that `prepare` wrote there, if it did."""
     if not (directory / OURS).exists():
         return None
-    ours = json.loads((directory / OURS).read_text())
+    ours = json.loads((directory / OURS).read_text("utf-8"))
     sources = {
         part: RecordReader(str(directory), part, "image").source(**content)
         for part, content in ours["parts"].items()

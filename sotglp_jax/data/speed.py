@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from sotglp_jax.data import loader, transforms
-from sotglp_jax.data.sources import Source, image_files, read_image
+from sotglp_jax.data.pixels import read_image
+from sotglp_jax.data.sources import Source, image_files
 
 PHOTOS, SIZE = 64, (500, 375)  # ImageNet's usual size
 TIMES = 3  # measurements of each

@@ -1,9 +1,12 @@
 """CoOp's split files: {"train": [[relative path, label, class name], ...], "val", "test"}."""
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from sotglp_jax.data.folders import PARTS
 from sotglp_jax.data.sources import Dataset, image_files
 from sotglp_jax.errors import InputError
 
@@ -16,6 +19,7 @@ def read_split(
     template: str,
     name: str,
     rename: Mapping[str, str] | None = None,
+    upright: bool = False,
 ) -> Dataset:
     """A data set as a split file lists it, with the file's own labels.
 
@@ -25,6 +29,7 @@ def read_split(
       template: zero-shot sentence.
       name: what results call the data set.
       rename: class names to use instead of some of the file's.
+      upright: see `pixels.to_rgb`.
 
     Raises:
       InputError: the file has another form, labels that are not 0..C-1, or no image is found.
@@ -33,27 +38,49 @@ def read_split(
     class_names = tuple((rename or {}).get(n, n) for n in _class_names(path, split))
     root = _root_of(path, split, roots)
     parts = {
-        part: image_files(root, [r[0] for r in rows], [r[1] for r in rows])
+        part: image_files(root, [r[0] for r in rows], [r[1] for r in rows], upright)
         for part, rows in split.items()
     }
     return Dataset(name, class_names, template, **parts)
 
 
 def _parse(path: Path) -> dict[str, list]:
+    content = _content(path)
     try:
-        content = json.loads(path.read_text())
         split = {part: content.get(part, []) for part in ("train", "val", "test")}
+        for part, spellings in PARTS.items():  # "valid" for "val", and the like
+            others = [content[key] for key in content if key in spellings and key != part]
+            split[part] = split[part] or next(iter(others), [])
         sound = split["train"] and split["test"]
         for rows in split.values():
             for image, label, name in rows:
                 sound = sound and (type(image), type(label), type(name)) == (str, int, str)
-    except OSError as error:
-        raise InputError(f"split file {path} cannot be read: {error.strerror}.") from None
     except (ValueError, AttributeError, TypeError):
         sound = False
     if not sound:
         raise InputError(f"{path} is no split file with train and test images: expected {FORM}.")
-    return split
+    # Windows writes back slashes.
+    return {
+        part: [(image.replace("\\", "/"), label, name) for image, label, name in rows]
+        for part, rows in split.items()
+    }
+
+
+def _content(path: Path) -> Any:
+    """What the file holds, in UTF-8, with a mark at its beginning or not, or UTF-16."""
+    try:
+        content = path.read_bytes()
+        encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
+        return json.loads(content.decode(encoding or "utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"split file {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"split file {path} is no UTF-8 text: save it as UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"split file {path} is no JSON at line {error.lineno}, column {error.colno} "
+            f"({error.msg}): correct it there, or copy the file again."
+        ) from None
 
 
 def _class_names(path: Path, split: dict[str, list]) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ class PromptSrc(Method):
 
     def tokenize_fixed(self, tokenizer: Tokenizer, class_names: tuple[str, ...]) -> Any:
         """The teacher's sentences, class by class."""
-        templates = TEMPLATES.read_text().splitlines()
+        templates = TEMPLATES.read_text("utf-8").splitlines()
         names = readable(class_names)
         return tokenizer([t.replace("{}", name) for name in names for t in templates])
 
@@ -130,7 +130,7 @@ class PromptSrc(Method):
         """The teacher's text features (C, D): unit means over its sentences' plain features."""
         sentences = self.towers.texts(frozen, names)[:, 0]
         of_class = sentences.reshape(
-            -1, len(TEMPLATES.read_text().splitlines()), sentences.shape[-1]
+            -1, len(TEMPLATES.read_text("utf-8").splitlines()), sentences.shape[-1]
         )
         return {"text": unit(of_class.mean(1))}
 

@@ -316,7 +316,9 @@ def pretrain(out: Path, steps: int, batch: int, seed: int) -> dict:
     arch = architecture(bpe.get_vocab_size())
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "open_clip_config.json").write_text(json.dumps(config(arch), indent=1) + "\n")
+        (out / "open_clip_config.json").write_text(
+            json.dumps(config(arch), indent=1) + "\n", "utf-8"
+        )
     except OSError as error:
         raise InputError(
             f"--out={out} cannot be written ({error.strerror}): name a folder that you may write."

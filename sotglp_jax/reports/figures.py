@@ -256,7 +256,7 @@ def _training(results: Sequence[Result]) -> Iterator[Picture]:
 
 def _metrics(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill cuts one short
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from sotglp_jax.reports.results import Result, by_method, grouped, mains, methods
 from sotglp_jax.reports.tables import ZERO_SHOT, logits_title, score_title
 
-PUBLISHED = json.loads((Path(__file__).parent.parent / "assets" / "published.json").read_text())
+PUBLISHED = json.loads(
+    (Path(__file__).parent.parent / "assets" / "published.json").read_text("utf-8")
+)
 MARK = " †"  # behind the name of a published row or column
 MISSING = "–"
 ACCURACY = "Accuracy"

@@ -117,7 +117,7 @@ def _load_run(run: Path) -> Result:
     if not path.exists():
         raise InputError(f"{run} is unfinished and left out.")
     try:
-        result = Result(run, json.loads(path.read_text()))
+        result = Result(run, json.loads(path.read_text("utf-8")))
         # What every table reads; another version's results may lack some of it.
         _ = result.dataset, result.shots, result.seed, result.accuracy, result.full, result.changed
         _ = [result.method[key] for key in ("name", "title", "symbols")]

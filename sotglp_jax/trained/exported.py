@@ -49,7 +49,7 @@ def write(run_folder: Path, out: Path, precision: str = "") -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)
-        _beside(out).write_text(json.dumps(about, indent=2) + "\n")
+        _beside(out).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
     except OSError as error:
         raise InputError(
             f"{out} cannot be written ({error.strerror}): choose another --out."
@@ -93,7 +93,7 @@ def load(path: Path) -> tuple[dict, Callable]:
       InputError: it is not there, is no export, one of another version, or damaged.
     """
     try:
-        content, about = path.read_bytes(), json.loads(_beside(path).read_text())
+        content, about = path.read_bytes(), json.loads(_beside(path).read_text("utf-8"))
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename} is not there: give a run folder, or a file that "

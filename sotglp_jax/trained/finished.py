@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sotglp_jax import clip, workdir
-from sotglp_jax.data.sources import Dataset, Source, read_image
+from sotglp_jax.data.pixels import read_image
+from sotglp_jax.data.sources import Dataset, Source
 from sotglp_jax.errors import InputError
 from sotglp_jax.run import Run, assemble
 from sotglp_jax.settings import defaults, unflatten, validate
@@ -77,7 +78,7 @@ def _results(folder: Path) -> dict:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except ValueError:
         raise InputError(f"{path} is damaged: evaluate the run again with --mode=eval.") from None
 

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from sotglp_jax.data import datasets, fewshot, loader, transforms
-from sotglp_jax.data.sources import read_image
+from sotglp_jax.data.pixels import read_image
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import PADDING
 

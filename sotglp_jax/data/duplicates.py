@@ -1,0 +1,76 @@
+"""Images that are in a data set more often than once."""
+
+import collections
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from sotglp_jax.data.sources import Dataset, FileReader
+
+MOST = 20_000  # images up to which files are compared; above, names alone
+
+
+class Copy(NamedTuple):
+    """One of several places of an image."""
+
+    part: str
+    label: int
+    path: Path
+
+
+def warnings(dataset: Dataset) -> list[str]:
+    """Sentences about test images that are trained on, and images under two labels.
+
+    Files are compared by their path, and, where there are not too many, by their content, which is
+    read only of files of the same size.
+    """
+    copies = [list(group) for group in _groups(dataset) if len(group) > 1]
+    leaks = [g for g in copies if {"test"} < {copy.part for copy in g}]
+    labels = [g for g in copies if len({copy.label for copy in g}) > 1]
+    said = []
+    if leaks:
+        said.append(
+            f"{len(leaks)} test images are among the training or validation images too, "
+            f"{_example(leaks[0])}: accuracies are too high"
+        )
+    if labels:
+        names = dataset.class_names
+        under = " and ".join(sorted({f'"{names[copy.label]}"' for copy in labels[0]}))
+        said.append(f"{len(labels)} images are under two labels, {_example(labels[0])} ({under})")
+    return said
+
+
+def _example(group: list[Copy]) -> str:
+    first = next(c for c in group if c.part == "test") if group[0].part != "test" else group[0]
+    other = next(c for c in group if c is not first)
+    return f"such as {first.path} and {other.path}"
+
+
+def _groups(dataset: Dataset) -> Iterator[list[Copy]]:
+    by_path = collections.defaultdict(list)
+    for part, source in dataset.parts.items():
+        if isinstance(source.read, FileReader):
+            for name, label in zip(source.names, source.labels, strict=True):
+                path = source.read.root / name
+                by_path[os.path.normpath(path)].append(Copy(part, label, path))
+    if len(by_path) > MOST:
+        return iter(by_path.values())
+    by_size = collections.defaultdict(list)
+    for path, group in by_path.items():
+        if os.path.isfile(path):
+            by_size[os.path.getsize(path)].append((path, group))
+    return itertools.chain.from_iterable(map(_by_content, by_size.values()))
+
+
+def _by_content(files: list[tuple[str, list[Copy]]]) -> Iterator[list[Copy]]:
+    if len(files) == 1:
+        yield files[0][1]
+        return
+    same = collections.defaultdict(list)
+    for path, group in files:
+        with open(path, "rb") as file:
+            same[hashlib.file_digest(file, "sha256").digest()] += group
+    yield from same.values()
