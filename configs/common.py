@@ -97,12 +97,18 @@ def study(
 
 
 def parse(arg: str, keys: Mapping[str, type] = KEYS) -> dict[str, str | int]:
-    """Reads "key=value,..."; an unknown key or a value of the wrong type is an `InputError`."""
+    """Reads "key=value,..."; an unknown key or a value of the wrong type is an `InputError`.
+
+    A comma in a value is written as two.
+    """
     given = {}
-    for part in filter(None, arg.split(",")):
-        key, _, value = part.partition("=")
+    for part in filter(None, arg.replace(",,", "\0").split(",")):
+        key, _, value = part.replace("\0", ",").partition("=")
         if key not in keys:
-            raise InputError(f'"{part}" after the config file: the keys are {", ".join(keys)}.')
+            raise InputError(
+                f'"{part}" after the config file: the keys are {", ".join(keys)}, and a comma in '
+                "a value is written as two."
+            )
         try:
             given[key] = keys[key](value)
         except ValueError:

@@ -10,12 +10,14 @@ import io
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
+from sotglp_jax.data.files import describe, list_images
 from sotglp_jax.errors import InputError, run_command
 
 if TYPE_CHECKING:
@@ -45,7 +47,10 @@ def main(arguments: argparse.Namespace) -> None:
     """Classifies the images and prints a line for each; exit code 1 where one cannot be read."""
     if arguments.topk < 1:
         raise InputError(f"--topk={arguments.topk} shows no class: set 1 or more.")
-    names = image_names(arguments.images)
+    left_out = Counter()
+    names = image_names(arguments.images, left_out)
+    if left_out:
+        print(f"left out: {describe(left_out)}", file=sys.stderr)
     from PIL import Image
     from tqdm import tqdm
 
@@ -87,25 +92,30 @@ def _unwritable(folder: Path, error: OSError) -> InputError:
     )
 
 
-def image_names(given: Sequence[str]) -> list[str]:
+def image_names(given: Sequence[str], left_out: Counter[str]) -> list[str]:
     """The images that files and folders name, in the order given, those of a folder sorted.
+
+    Args:
+      given: files and folders.
+      left_out: counts what is no image in the folders, see `data.files.list_images`.
 
     Raises:
       InputError: a file or folder is not there, an image is named twice, or there is none.
     """
-    from sotglp_jax.data.files import list_images
-
     names = {}
     for name in given:
         path = Path(name).expanduser()
         if not path.exists():
             raise InputError(f"{name} is not there: give images, or folders of them.")
-        for image in [path / x for x in list_images(path, path)] if path.is_dir() else [path]:
+        for image in (
+            [path / x for x in list_images(path, path, left_out)] if path.is_dir() else [path]
+        ):
             if image.absolute() in names:
                 raise InputError(f"{image} is given twice: name it, or a folder above it, once.")
             names[image.absolute()] = str(image)
     if not names:
-        raise InputError(f"{', '.join(given)}: no images, which end in jpg, png and the like.")
+        inside = f", but {describe(left_out)}" if left_out else ""
+        raise InputError(f"{', '.join(given)}: no images{inside}: give others, such as jpg or png.")
     return list(names.values())
 
 

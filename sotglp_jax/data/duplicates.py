@@ -33,20 +33,19 @@ def warnings(dataset: Dataset) -> list[str]:
     said = []
     if leaks:
         said.append(
-            f"{len(leaks)} test images are among the training or validation images too, "
+            f"of the test images, {len(leaks)} are among those for training or validation, "
             f"{_example(leaks[0])}: accuracies are too high"
         )
     if labels:
         names = dataset.class_names
         under = " and ".join(sorted({f'"{names[copy.label]}"' for copy in labels[0]}))
-        said.append(f"{len(labels)} images are under two labels, {_example(labels[0])} ({under})")
+        said.append(f"under two labels: {len(labels)}, {_example(labels[0])} ({under})")
     return said
 
 
 def _example(group: list[Copy]) -> str:
-    first = next(c for c in group if c.part == "test") if group[0].part != "test" else group[0]
-    other = next(c for c in group if c is not first)
-    return f"such as {first.path} and {other.path}"
+    first, *_, last = group
+    return f"such as {first.path} ({first.part}) and {last.path} ({last.part})"
 
 
 def _groups(dataset: Dataset) -> Iterator[list[Copy]]:

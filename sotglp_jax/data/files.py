@@ -7,14 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from sotglp_jax.data.pixels import READS_HEIF
 from sotglp_jax.errors import InputError
-
-try:
-    import pillow_heif
-except ImportError:  # the extra `heif`
-    pass
-else:
-    pillow_heif.register_heif_opener()
 
 # Files with these endings are images, sound or not; all others are where their content says so.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -32,7 +26,6 @@ SYSTEM = {
     "lost+found",
 }
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
-NEED = {".heic": "heif", ".heif": "heif"}  # extras by ending
 
 
 def list_images(folder: Path, root: Path, left_out: Counter[str] | None = None) -> list[str]:
@@ -47,7 +40,8 @@ def list_images(folder: Path, root: Path, left_out: Counter[str] | None = None) 
       InputError: a folder may not be read.
     """
     counter = Counter() if left_out is None else left_out
-    return sorted(_walk(str(folder), str(folder.relative_to(root)), counter, ()))
+    above = [_identity(parent) for parent in folder.absolute().parents]
+    return sorted(_walk(str(folder), str(folder.relative_to(root)), counter, above))
 
 
 def list_folders(folder: Path) -> list[str]:
@@ -69,6 +63,13 @@ def count_images(folder: Path) -> int:
     return sum(is_image(entry.path) for entry in found)
 
 
+def count_system(folder: str | Path, left_out: Counter[str]) -> None:
+    """Counts the files in those folders of `SYSTEM` that are in a folder itself."""
+    for entry in _entries(str(folder)):
+        if entry.name in SYSTEM and entry.is_dir():
+            left_out[f"in {entry.name}"] += sum(len(x) for *_, x in os.walk(entry.path))
+
+
 def is_image(path: str) -> bool:
     """Whether a file is an image, told by its ending or else by how it begins."""
     if _ending(path) in SUFFIXES:
@@ -87,29 +88,33 @@ def describe(left_out: Counter[str]) -> str:
 
 
 def _help(kind: str) -> str:
-    extra = NEED.get(kind)
-    return f" (`pip install 'sotglp_jax[{extra}]'` reads them)" if extra else ""
+    wanting = kind in (".heic", ".heif") and not READS_HEIF
+    return " (`pip install 'sotglp_jax[heif]'` reads them)" if wanting else ""
 
 
 def _walk(
     folder: str, name: str, left_out: Counter[str], above: Sequence[tuple[int, int]]
 ) -> Iterator[str]:
-    state = os.stat(folder)
-    here = state.st_dev, state.st_ino
+    here = _identity(folder)
     if here in above:
         left_out["links to folders above them"] += 1
         return
+    count_system(folder, left_out)
     for entry in _entries(folder):
         below = entry.name if name == "." else f"{name}/{entry.name}"
         if _is_system(entry.name):
-            if entry.name in SYSTEM:
-                left_out[f"in {entry.name}"] += sum(len(x) for *_, x in os.walk(entry.path))
-        elif entry.is_dir():
+            continue
+        if entry.is_dir():
             yield from _walk(entry.path, below, left_out, (*above, here))
         elif is_image(entry.path):
             yield below
         else:
             left_out[_ending(entry.name) or "without an ending"] += 1
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    state = os.stat(folder)
+    return state.st_dev, state.st_ino
 
 
 def _entries(folder: str) -> list[os.DirEntry]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sotglp_jax.data.files import count_images, describe, list_folders, list_images
+from sotglp_jax.data.files import count_images, count_system, describe, list_folders, list_images
 from sotglp_jax.data.sources import Dataset, Source, image_files
 from sotglp_jax.errors import InputError
 
@@ -38,7 +38,7 @@ def image_folder(root: Path, template: str) -> Dataset:
         _count_strangers(root, top, folders, left_out)
     else:
         classes, parts = _unsplit(root, top, left_out)
-    _count_loose(top, folders, left_out)
+    _count_beside((top, *folders.values()), left_out)
     if left_out:
         notes.append(f"left out: {describe(left_out)}")
     return Dataset(root.absolute().name, classes, template, **parts, notes=tuple(notes))
@@ -212,10 +212,12 @@ def _count_strangers(
             left_out[f"in {name}, which is no part"] += len(list_images(top / name, root))
 
 
-def _count_loose(top: Path, folders: dict[str, Path], left_out: Counter[str]) -> None:
-    """Counts the images beside class folders."""
-    if found := sum(map(count_images, {top, *folders.values()})):
-        left_out["in no class folder"] += found
+def _count_beside(folders: Iterable[Path], left_out: Counter[str]) -> None:
+    """Counts what is beside class folders: images, and what systems leave."""
+    for folder in set(folders):
+        count_system(folder, left_out)
+        if found := count_images(folder):
+            left_out["in no class folder"] += found
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -6,7 +6,15 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-DARK = 4096  # below it, 16 bits hold 12
+try:
+    import pillow_heif
+except ImportError:  # the extra `heif`
+    READS_HEIF = False
+else:
+    pillow_heif.register_heif_opener()
+    READS_HEIF = True
+
+DARK = 4096  # of 65536: what holds nothing above it has fewer bits than it says
 
 
 def read_image(file: Path | BinaryIO, upright: bool = False) -> Image.Image:
@@ -37,8 +45,8 @@ def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
         return image
     if image.mode.startswith("I;16"):  # convert() would clip everything above 255 to white
         pixels = np.asarray(image)
-        if 255 < pixels.max() < DARK:
-            raise OSError("12-bit values in 16 bits, nearly black: multiply them by 16")
+        if 0 < pixels.max() < DARK:
+            raise OSError("16-bit pixels, all nearly black, as 12 bits make them: save 8 bits")
         return Image.fromarray((pixels >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         kind = {"I": "32-bit integer", "F": "floating-point"}[image.mode]
