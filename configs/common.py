@@ -127,7 +127,8 @@ def defaults() -> ConfigDict:
             "variant": "full",
             "protocol": "few_shot",
             "targets": (),  # data sets to test on too; "new": the classes that "base" leaves out
-            "clip": {"name": "tiny", "activation": ""},  # "": as the weights' source says
+            # "" and (): as the config beside the weights says; heads of both towers.
+            "clip": {"name": "tiny", "activation": "", "heads": ()},
             "precision": "bf16",
             "mesh": 0,  # devices; 0: all
             "data": {

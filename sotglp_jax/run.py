@@ -146,7 +146,7 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
         name: datasets.unlabelled(name, config.data.root, config.data.allow_partial)
         for name in config.ood.sets
     }
-    loaded = clip.load(config.clip.name, config.clip.activation)
+    loaded = clip.load(config.clip.name, config.clip.activation, config.clip.heads)
     run = assemble(config, path, dataset, loaded)
     _check_views(config.cache.views, run.method)
     workdir.check_same(path, run.settings, dataset.train.names)
@@ -167,7 +167,7 @@ def describe(run: Run) -> list[str]:
     dataset, name = run.dataset, run.config.clip.name
     images = ", ".join(f"{len(source)} {part}" for part, source in dataset.parts.items())
     lines = [
-        f"CLIP {name}: {run.arch}, {run.clip.activation}",
+        f"CLIP {name}: {run.arch}, {run.clip.activation} ({run.clip.source})",
         f"{dataset.name}: {_named(dataset.class_names)}; images: {images}",
         *(f"note: {note}" for note in dataset.notes),
         *(f"warning: {warning}" for warning in duplicates.warnings(dataset)),

@@ -54,6 +54,9 @@ def validate(config: ConfigDict) -> None:
             raise InputError(
                 f"{key}={flat[key]} is too small: set --config.{key} to {least} or more."
             )
+    heads = config.clip.heads
+    if heads and (len(heads) != 2 or not all(isinstance(n, int) and n > 0 for n in heads)):
+        raise InputError(f"clip.heads={heads} must be two numbers, of vision and text: (12, 8).")
     methods.make(config.method, towers=None)
     if not config.ood.temperature > 0:
         raise InputError("ood.temperature must be above 0: 1 is the paper's.")

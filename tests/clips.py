@@ -49,10 +49,11 @@ def tensors(**changes) -> dict[str, np.ndarray]:
     return {name: np.asarray(x, order="C") for name, x in drawn.items()}
 
 
-def write(folder: Path, **changes) -> Path:
+def write(folder: Path, config: str = '{"model_cfg": {"quick_gelu": true}}', **changes) -> Path:
     """A CLIP folder as users have them."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors(**changes), folder / "model.safetensors")
+    (folder / "open_clip_config.json").write_text(config)
     tokenizer(folder)
     return folder
 

@@ -1,13 +1,14 @@
 """The frozen foundation: CLIP's two towers, its tokenizer, and how they are loaded."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from sotglp_jax.clip import config, contexts, hub, packing, weights
-from sotglp_jax.clip.config import MEAN, STD
+from sotglp_jax.clip.config import MEAN, STD, Stated
 from sotglp_jax.clip.layers import ACTIVATIONS
 from sotglp_jax.clip.packing import PackedClasses
 from sotglp_jax.clip.text import TextTransformer
@@ -125,27 +126,35 @@ class Clip:
     Attributes:
       arch: its dimensions.
       activation: "quick_gelu" or "gelu".
-      mean: pixel mean per channel.
-      std: pixel standard deviation per channel.
+      stated: what its config says of pixels and layer norms.
+      source: where its activation and heads are from, in words.
       params: {"vision": ..., "text": ..., "logit_scale": ()}, float32 numpy arrays.
       tokenizer: the tokenizer that belongs to the weights.
     """
 
     arch: Architecture
     activation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    stated: Stated
+    source: str
     params: dict
     tokenizer: Tokenizer
 
     def towers(self, dtype: jnp.dtype = jnp.float32) -> Towers:
         """Its modules, whose matrix products run in `dtype`."""
-        towers = build(self.arch, self.activation, dtype)
-        return dataclasses.replace(towers, mean=self.mean, std=self.std)
+        return build(self.arch, self.activation, dtype, self.stated)
 
 
-def build(arch: Architecture, activation: str, dtype: jnp.dtype = jnp.float32) -> Towers:
-    """The modules of a CLIP of these dimensions, whose matrix products run in `dtype`."""
+def build(
+    arch: Architecture,
+    activation: str,
+    dtype: jnp.dtype = jnp.float32,
+    stated: Stated | None = None,
+) -> Towers:
+    """The modules of a CLIP of these dimensions, whose matrix products run in `dtype`.
+
+    Of what its config states, the layer norms and the pixels' statistics are taken.
+    """
+    stated = stated or Stated()
     vision = VisionTransformer(
         patch_size=arch.patch_size,
         tokens=arch.image_tokens,
@@ -156,6 +165,7 @@ def build(arch: Architecture, activation: str, dtype: jnp.dtype = jnp.float32) -
         embed_dim=arch.embed_dim,
         activation=activation,
         dtype=dtype,
+        epsilon=stated.vision_epsilon,
     )
     text = TextTransformer(
         vocab_size=arch.vocab_size,
@@ -167,8 +177,9 @@ def build(arch: Architecture, activation: str, dtype: jnp.dtype = jnp.float32) -
         embed_dim=arch.embed_dim,
         activation=activation,
         dtype=dtype,
+        epsilon=stated.text_epsilon,
     )
-    return Towers(vision, text)
+    return Towers(vision, text, stated.mean, stated.std)
 
 
 def shapes(arch: Architecture) -> dict:
@@ -182,21 +193,27 @@ def shapes(arch: Architecture) -> dict:
     return {"vision": vision, "text": text, "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
 
 
-def load(name: str, activation: str = "") -> Clip:
+def load(name: str, activation: str = "", heads: Sequence[int] = ()) -> Clip:
     """Loads a CLIP by name or path.
 
     Args:
       name: see `hub.find`.
       activation: "quick_gelu" or "gelu" to set it; "" takes it from the weights' source.
+      heads: numbers of heads of the vision and the text tower to set them; () takes them from the
+        weights' source.
 
     Raises:
-      InputError: the weights, the tokenizer or the activation cannot be used; says why.
+      InputError: the weights, the tokenizer or the config cannot be used; says why.
     """
     files = hub.find(name)
     stated = config.parse(files.config)
+    if heads:
+        of_vision, of_text = heads
+        stated = dataclasses.replace(stated, vision_heads=of_vision, text_heads=of_text)
     tensors = weights.load(files.weights)
     layout = weights.layout_of(tensors)
     arch = weights.architecture(tensors, layout, stated)
+    source = files.source or _without_config(files, tensors, arch, bool(activation and heads))
     activation = activation or stated.activation
     if activation not in ACTIVATIONS:
         raise InputError(
@@ -210,4 +227,23 @@ def load(name: str, activation: str = "") -> Clip:
             f"{files.tokenizer} has {tokenizer.vocab_size} tokens but the weights have "
             f"{arch.vocab_size}: put the tokenizer.json that belongs to them beside the weights."
         )
-    return Clip(arch, activation, stated.mean, stated.std, params, tokenizer)
+    return Clip(arch, activation, stated, source, params, tokenizer)
+
+
+def _without_config(
+    files: hub.ClipFiles, tensors: dict, arch: Architecture, set_by_hand: bool
+) -> str:
+    """Where activation and heads are from if no config says them.
+
+    Raises:
+      InputError: nothing says them, and a wrong guess would look like a worse CLIP.
+    """
+    if set_by_hand:
+        return "activation and heads as set"
+    if files.weights[0].suffix == ".pt" or weights.are_openai(tensors, arch):
+        return "no config beside the weights, which are OpenAI's by their sizes and numbers"
+    raise InputError(
+        f"{files.weights[0]} has no open_clip_config.json or config.json beside it, so its "
+        "activation and heads are not known: put the one there that its hub repository has, or set "
+        "--config.clip.activation and --config.clip.heads=(VISION,TEXT)."
+    )

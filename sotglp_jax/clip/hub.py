@@ -34,11 +34,13 @@ class ClipFiles:
       tokenizer: its `tokenizer.json`.
       config: its parsed `open_clip_config.json` or `config.json`, {} where it has none, and its
         `preprocessor_config.json` under "preprocessor".
+      source: where the config is, in words; "" where there is none.
     """
 
     weights: tuple[Path, ...]
     tokenizer: Path
     config: dict
+    source: str
 
 
 def find(name: str) -> ClipFiles:
@@ -55,8 +57,10 @@ def find(name: str) -> ClipFiles:
     path = Path(name).expanduser()
     if path.is_dir():
         return _in_folder(path)
+    if path.is_file() and path.suffix == ".bin":
+        raise _pickle(path)
     if path.is_file():
-        return ClipFiles((path,), _tokenizer_beside(path), _config_in(path.parent))
+        return ClipFiles((path,), _tokenizer_beside(path), *_config_in(path.parent))
     repository = OPENAI.get(name, name)
     looks_local = path.suffix in (".safetensors", ".pt") or name.startswith((".", "/", "~"))
     if looks_local or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
@@ -72,12 +76,21 @@ def _in_folder(folder: Path) -> ClipFiles:
     if (folder / _INDEX).is_file() and not weights:
         weights = [folder / shard for shard in _shards(folder / _INDEX)]
     weights = weights or sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.pt"))[:1]
+    if pickles := not weights and sorted(folder.glob("*.bin")):
+        raise _pickle(pickles[0])
     if not weights:
         raise InputError(
             f"{folder} holds no .safetensors file; put the CLIP's weights there, with its "
             "tokenizer.json beside them."
         )
-    return ClipFiles(tuple(weights), _tokenizer_beside(weights[0]), _config_in(folder))
+    return ClipFiles(tuple(weights), _tokenizer_beside(weights[0]), *_config_in(folder))
+
+
+def _pickle(path: Path) -> InputError:
+    return InputError(
+        f"{path} is a pickle, and pickles are never loaded, since they can run code: take the "
+        "model's .safetensors file, or convert this one where you trust it."
+    )
 
 
 def _shards(index: Path) -> list[str]:
@@ -110,15 +123,16 @@ def _tokenizer_beside(weights: Path) -> Path:
     )
 
 
-def _config_in(folder: Path) -> dict:
+def _config_in(folder: Path) -> tuple[dict, str]:
     return _read_configs(lambda name: folder / name if (folder / name).is_file() else None)
 
 
-def _read_configs(find: Callable[[str], Path | None]) -> dict:
-    """The first config there is, and the pre-processing under "preprocessor"."""
-    config = next((_read_json(path) for path in map(find, _CONFIGS) if path), {})
+def _read_configs(find: Callable[[str], Path | None]) -> tuple[dict, str]:
+    """The first config there is, with the pre-processing under "preprocessor", and where it is."""
+    path = next(filter(None, map(find, _CONFIGS)), None)
+    config, source = (_read_json(path), f"config {path}") if path else ({}, "")
     pixels = find(_PREPROCESSOR)
-    return config | ({"preprocessor": _read_json(pixels)} if pixels else {})
+    return config | ({"preprocessor": _read_json(pixels)} if pixels else {}), source
 
 
 def _read_json(path: Path) -> dict:
@@ -149,8 +163,8 @@ def _in_repository(repository: str) -> ClipFiles:
             f"neither {repository} nor {OPENAI_VOCABULARY} has a tokenizer.json: give a folder "
             "that holds weights and tokenizer.json."
         )
-    config = _read_configs(lambda name: _fetch(repository, name))
-    return ClipFiles(tuple(weights), tokenizer, config)
+    configs = _read_configs(lambda name: _fetch(repository, name))
+    return ClipFiles(tuple(weights), tokenizer, *configs)
 
 
 def _fetch(repository: str, name: str) -> Path | None:

@@ -33,7 +33,7 @@ keep_products = partial(
 )
 
 # float32 statistics at any precision; the fast variance cancels on CLIP's large activations.
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False)
+LayerNorm = partial(nn.LayerNorm, dtype=jnp.float32, use_fast_variance=False)
 
 
 def product_precision(dtype: jnp.dtype) -> lax.Precision:
@@ -168,14 +168,15 @@ class Block(nn.Module):
     mlp_width: int
     activation: str
     dtype: jnp.dtype
+    epsilon: float
 
     def setup(self):
-        self.ln_1 = LayerNorm()
+        self.ln_1 = LayerNorm(self.epsilon)
         self.q = Dense(self.width, self.dtype)
         self.k = Dense(self.width, self.dtype)
         self.v = Dense(self.width, self.dtype)
         self.out = Dense(self.width, self.dtype)
-        self.ln_2 = LayerNorm()
+        self.ln_2 = LayerNorm(self.epsilon)
         self.c_fc = Dense(self.mlp_width, self.dtype)
         self.c_proj = Dense(self.width, self.dtype)
 

@@ -14,6 +14,7 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from sotglp_jax.clip.config import EPSILON
 from sotglp_jax.clip.deep import Deep, by_layer
 from sotglp_jax.clip.layers import KEPT, Block, LayerNorm, attend, keep_products, product_precision
 from sotglp_jax.clip.ragged import Layout, Rows, to_rows, to_sequences
@@ -76,6 +77,7 @@ class TextTransformer(nn.Module):
       embed_dim: D.
       activation: a key of `ACTIVATIONS`.
       dtype: dtype of the matrix products; everything else is float32.
+      epsilon: of the layer norms.
     """
 
     vocab_size: int
@@ -87,9 +89,11 @@ class TextTransformer(nn.Module):
     embed_dim: int
     activation: str
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = EPSILON
 
     def setup(self):
-        sizes = (self.width, self.heads, self.mlp_width, self.activation, self.dtype)
+        sizes = (self.width, self.heads, self.mlp_width)
+        sizes = (*sizes, self.activation, self.dtype, self.epsilon)
         init = nn.initializers.normal(0.02)
         self.token_embedding = self.param("token_embedding", init, (self.vocab_size, self.width))
         self.positional_embedding = self.param(
@@ -100,7 +104,7 @@ class TextTransformer(nn.Module):
             nn.initializers.normal(self.width**-0.5),
             (self.width, self.embed_dim),
         )
-        self.ln_final = LayerNorm()
+        self.ln_final = LayerNorm(self.epsilon)
         if self.layers > 1:
             self.blocks = nn.scan(
                 keep_products(TextBlock),

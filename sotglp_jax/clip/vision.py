@@ -9,6 +9,7 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from sotglp_jax.clip.config import EPSILON
 from sotglp_jax.clip.deep import Deep, by_layer
 from sotglp_jax.clip.layers import (
     KEPT,
@@ -88,6 +89,7 @@ class VisionTransformer(nn.Module):
       embed_dim: D.
       activation: a key of `ACTIVATIONS`.
       dtype: dtype of the matrix products; everything else is float32.
+      epsilon: of the layer norms.
     """
 
     patch_size: int
@@ -99,9 +101,11 @@ class VisionTransformer(nn.Module):
     embed_dim: int
     activation: str
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = EPSILON
 
     def setup(self):
-        sizes = (self.width, self.heads, self.mlp_width, self.activation, self.dtype)
+        sizes = (self.width, self.heads, self.mlp_width)
+        sizes = (*sizes, self.activation, self.dtype, self.epsilon)
         init = nn.initializers.normal(self.width**-0.5)
         self.patch_embed = Dense(self.width, self.dtype, use_bias=False)
         self.class_embedding = self.param("class_embedding", init, (self.width,))
@@ -109,7 +113,7 @@ class VisionTransformer(nn.Module):
             "positional_embedding", init, (self.tokens, self.width)
         )
         self.proj = self.param("proj", init, (self.width, self.embed_dim))
-        self.ln_pre, self.ln_post = LayerNorm(), LayerNorm()
+        self.ln_pre, self.ln_post = LayerNorm(self.epsilon), LayerNorm(self.epsilon)
         if self.layers > 1:
             self.blocks = nn.scan(
                 keep_products(DualBlock),

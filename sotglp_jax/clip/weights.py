@@ -178,6 +178,9 @@ HUGGING_FACE = Layout(
 )
 
 
+BUFFERS = f"{OPENAI.ignored}|{HUGGING_FACE.ignored}"  # which carry no weights
+
+
 def load(paths: tuple[Path, ...]) -> dict[str, np.ndarray]:
     """All tensors of some files by name, in float32.
 
@@ -206,9 +209,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}
+            return {name: _float32(path, name, file.get_tensor(name)) for name in file.keys()}
     except FileNotFoundError:
         raise InputError(f"{path} is missing: put all shards of the weights there.") from None
+    except PermissionError as error:
+        raise InputError(
+            f"{path} may not be read ({error.strerror}): give yourself the right to."
+        ) from None
+    except AttributeError as error:  # of numpy, which lacks the type
+        raise _of_wrong_type(path, "a tensor", str(error)) from None
     except (SafetensorError, OSError, struct.error) as error:
         raise InputError(
             f"{path} is not a readable safetensors file ({error}), perhaps cut short: copy or "
@@ -216,9 +225,30 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
+def _float32(path: Path, name: str, x: np.ndarray) -> np.ndarray:
+    floating = x.dtype in (np.float16, np.float32, np.float64) or x.dtype.name == "bfloat16"
+    if not floating and not re.fullmatch(BUFFERS, name):
+        raise _of_wrong_type(path, name, x.dtype.name)
+    x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise InputError(
+            f"{path} holds {name} with values that are not finite: copy or download it again."
+        )
+    return x
+
+
+def _of_wrong_type(path: Path, name: str, kind: str) -> InputError:
+    return InputError(
+        f"{path} holds {name} as {kind}, and only float16, bfloat16 and float32 weights are "
+        "loaded: take the model's weights before they were quantised."
+    )
+
+
 def _read_torchscript(path: Path) -> dict[str, np.ndarray]:
     try:
-        return {name: x.astype(np.float32) for name, x in torchscript.load(path).items()}
+        return {name: _float32(path, name, x) for name, x in torchscript.load(path).items()}
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path} is missing: put the weights there.") from None
     except Exception as error:  # a damaged pickle may raise any
@@ -229,6 +259,13 @@ def _read_torchscript(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
+# Side of patches and images, vision width and layers, text width, and D.
+_OPENAI_SIZES = {
+    (32, 224, 768, 12, 512, 512),
+    (16, 224, 768, 12, 512, 512),
+    (14, 224, 1024, 24, 768, 768),
+    (14, 336, 1024, 24, 768, 768),
+}
 # Ours -> the ranks of the tensors that sizes are read off.
 _SIZED = {
     "vision/patch_embed/kernel": 4,
@@ -286,10 +323,8 @@ def architecture(tensors: Mapping[str, np.ndarray], layout: Layout, stated: Stat
         raise InputError(f"{tokens - 1} patch positions are no square: not a CLIP's weights.")
     vision_layers, vision_mlp = _layers_and_mlp(tensors, layout.vision_block, layout)
     text_layers, text_mlp = _layers_and_mlp(tensors, layout.text_block, layout)
-    _check_layers("vision", vision_layers, stated.vision_layers)
-    _check_layers("text", text_layers, stated.text_layers)
     head_width = stated.vision_head_width or HEAD_WIDTH
-    return Architecture(
+    found = Architecture(
         patch_size=patch,
         image_tokens=tokens,
         vision_width=width,
@@ -304,6 +339,26 @@ def architecture(tensors: Mapping[str, np.ndarray], layout: Layout, stated: Stat
         text_mlp=text_mlp,
         embed_dim=shapes["vision/proj"][0 if layout is HUGGING_FACE else 1],
     )
+    for name, value in stated.sizes.items():
+        if value != getattr(found, name):
+            raise InputError(
+                f"the weights have {name}={getattr(found, name)} but their config says {value}: "
+                "copy both again from one model."
+            )
+    return found
+
+
+def are_openai(tensors: Mapping[str, np.ndarray], arch: Architecture) -> bool:
+    """Whether weights without a config may be OpenAI's: of their sizes, and once in float16.
+
+    Other CLIPs of the same sizes were trained and published in float32.
+    """
+    sizes = arch.patch_size, arch.image_size, arch.vision_width, arch.vision_layers, arch.text_width
+    return (*sizes, arch.embed_dim) in _OPENAI_SIZES and all(
+        np.array_equal(x, x.astype(np.float16).astype(np.float32))
+        for x in tensors.values()
+        if x.ndim > 1
+    )
 
 
 def _layers_and_mlp(tensors, prefix: str, layout: Layout) -> tuple[int, int]:
@@ -313,14 +368,6 @@ def _layers_and_mlp(tensors, prefix: str, layout: Layout) -> tuple[int, int]:
     if not found or fc not in tensors:
         raise InputError(f"{fc} is missing: the weights hold no transformer under this name.")
     return max(found) + 1, len(tensors[fc])
-
-
-def _check_layers(tower: str, found: int, stated: int | None) -> None:
-    if stated not in (None, found):
-        raise InputError(
-            f"the weights hold {found} {tower} layers but their config says {stated}: copy both "
-            "again from one model."
-        )
 
 
 def _heads(tower: str, width: int, heads: float) -> int:

@@ -48,7 +48,7 @@ def load(folder: Path, precision: str = "") -> Finished:
     validate(config)
     if precision:
         config.precision = precision
-    loaded = clip.load(config.clip.name, config.clip.activation)
+    loaded = clip.load(config.clip.name, config.clip.activation, config.clip.heads)
     run = assemble(config, folder, _without_images(folder, results), loaded)
     if run.settings["clip.sha256"] != results["config"]["clip.sha256"]:
         raise InputError(

@@ -30,6 +30,12 @@ def rewrite(folder, tensors):
     return str(folder)
 
 
+def state(folder, config: str, name: str = "config.json") -> None:
+    """Leaves one config beside the weights."""
+    (folder / "open_clip_config.json").unlink(missing_ok=True)
+    (folder / name).write_text(config)
+
+
 def refusal(name, **options) -> str:
     with pytest.raises(InputError) as caught:
         clip.load(str(name), **options)
@@ -140,7 +146,6 @@ def test_other_files_by_that_name_are_no_archive(folder):
 @pytest.mark.parametrize(
     ("config", "activation"),
     [
-        (None, "quick_gelu"),
         ({"vision_config": {"hidden_act": "gelu"}}, "gelu"),
         ({"text_config": {}}, "quick_gelu"),
         ({"model_cfg": {"quick_gelu": True}}, "quick_gelu"),
@@ -148,17 +153,16 @@ def test_other_files_by_that_name_are_no_archive(folder):
     ],
 )
 def test_activation_comes_from_the_source_and_can_be_set(folder, config, activation):
-    if config is not None:
-        name = "open_clip_config.json" if "model_cfg" in config else "config.json"
-        (folder / name).write_text(json.dumps(config))
+    name = "open_clip_config.json" if "model_cfg" in config else "config.json"
+    state(folder, json.dumps(config), name)
     assert clip.load(str(folder)).activation == activation
     assert clip.load(str(folder), activation="gelu").activation == "gelu"
 
 
 def test_an_unsupported_activation_is_refused(folder):
-    (folder / "config.json").write_text('{"vision_config": {"hidden_act": "relu"}}')
+    state(folder, '{"vision_config": {"hidden_act": "relu"}}')
     assert "relu" in refusal(folder)
-    (folder / "config.json").write_text("[")
+    state(folder, "[")
     assert "is no JSON object" in refusal(folder)
 
 
@@ -181,12 +185,12 @@ def test_pixel_statistics_come_from_the_config(folder):
         ('{"vision_config": "x"}', "must be an object"),
         ('{"vision_config": {"num_attention_heads": "4"}}', "vision_heads"),
         ('{"vision_config": {"num_attention_heads": 5}}', "5 heads do not divide"),
-        ('{"text_config": {"num_hidden_layers": 7}}', "2 text layers but their config says 7"),
-        ('{"preprocessor": {"image_mean": [0.5]}}', "gives mean as"),
+        ('{"text_config": {"num_hidden_layers": 7}}', "text_layers=2 but their config says 7"),
+        ('{"preprocessor": {"image_mean": [0.5, 1]}}', "gives mean as"),
     ],
 )
 def test_a_wrong_config_is_refused(folder, config, said):
-    (folder / "config.json").write_text(config)
+    state(folder, config)
     assert said in refusal(folder)
 
 
@@ -208,7 +212,7 @@ def test_head_counts_come_from_the_config(folder):
         "vision_config": {"num_attention_heads": 4},
         "text_config": {"num_attention_heads": 2},
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    state(folder, json.dumps(config))
     arch = clip.load(str(folder)).arch
     assert (arch.vision_heads, arch.text_heads) == (4, 2)
     config = {"model_cfg": {"vision_cfg": {"head_width": 32}, "text_cfg": {"heads": 8}}}
