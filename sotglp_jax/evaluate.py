@@ -179,6 +179,7 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
             for name, target in run.targets.items()
         },
         "config": run.settings,
+        "clip_path": run.clip.path,
         "learned": run.method.summary(params),
         "step": int(state["step"]),
         "seconds": {"train": train_seconds},

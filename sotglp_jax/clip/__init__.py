@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,7 @@ class Clip:
       activation: "quick_gelu" or "gelu".
       stated: what its config says of pixels and layer norms.
       source: where its activation and heads are from, in words.
+      path: the absolute path of its folder or file, "" where it is known by name.
       params: {"vision": ..., "text": ..., "logit_scale": ()}, float32 numpy arrays.
       tokenizer: the tokenizer that belongs to the weights.
     """
@@ -136,6 +138,7 @@ class Clip:
     activation: str
     stated: Stated
     source: str
+    path: str
     params: dict
     tokenizer: Tokenizer
 
@@ -227,7 +230,9 @@ def load(name: str, activation: str = "", heads: Sequence[int] = ()) -> Clip:
             f"{files.tokenizer} has {tokenizer.vocab_size} tokens but the weights have "
             f"{arch.vocab_size}: put the tokenizer.json that belongs to them beside the weights."
         )
-    return Clip(arch, activation, stated, source, params, tokenizer)
+    local = Path(name).expanduser()
+    path = str(local.absolute()) if name != "tiny" and local.exists() else ""
+    return Clip(arch, activation, stated, source, path, params, tokenizer)
 
 
 def _without_config(

@@ -53,7 +53,7 @@ def find(name: str) -> ClipFiles:
       InputError: unknown name, missing file, or a download that failed.
     """
     if name == "tiny":
-        return _in_folder(TINY)
+        return dataclasses.replace(_in_folder(TINY), source="its own config")
     path = Path(name).expanduser()
     if path.is_dir():
         return _in_folder(path)

@@ -88,11 +88,11 @@ def part_of(name: str) -> str:
     return next(found, "") if len(words) == 1 else ""
 
 
-def _inside(folder: Path, notes: list[str]) -> Path:
-    """The folder behind any number of single ones, which archives wrap around their content."""
+def _inside(folder: Path, notes: list[str], part: str = "") -> Path:
+    """The folder behind any number of single ones, which archives wrap around a part or all."""
     while True:
         names = list_folders(folder)
-        wrapper = len(names) == 1 and not part_of(names[0]) and not count_images(folder)
+        wrapper = len(names) == 1 and part_of(names[0]) in ("", part) and not count_images(folder)
         if not wrapper or not list_folders(folder / names[0]) or count_images(folder / names[0]):
             return folder
         folder = folder / names[0]
@@ -119,7 +119,7 @@ def _part_folders(top: Path, notes: list[str]) -> dict[str, Path]:
                 "of them."
             )
         folders[part] = top / name
-    inside = {part: _inside(folder, notes) for part, folder in folders.items()}
+    inside = {part: _inside(folder, notes, part) for part, folder in folders.items()}
     if any(folder.name != part for part, folder in folders.items()):
         said = ", ".join(f"{folder.name} is {part}" for part, folder in folders.items())
         notes.append(f"parts by their names: {said}")

@@ -48,7 +48,10 @@ def load(folder: Path, precision: str = "") -> Finished:
     validate(config)
     if precision:
         config.precision = precision
-    loaded = clip.load(config.clip.name, config.clip.activation, config.clip.heads)
+    name = config.clip.name
+    if results.get("clip_path") and not Path(name).expanduser().exists():
+        name = results["clip_path"]  # which may be relative to where the run was started
+    loaded = clip.load(name, config.clip.activation, config.clip.heads)
     run = assemble(config, folder, _without_images(folder, results), loaded)
     if run.settings["clip.sha256"] != results["config"]["clip.sha256"]:
         raise InputError(
