@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import gc
 import os
+import shutil
 import signal
 import threading
 import time
@@ -22,6 +23,10 @@ from sotglp_jax.methods.contract import PADDING
 
 # {"image": uint8 (B, R, R, 3), "label": int32 (B,)}; the label of padding is PADDING.
 Batch = dict[str, np.ndarray]
+
+
+SHARED = Path("/dev/shm")  # Linux's shared memory
+BATCHES = 3  # of a worker there at most: at work, waiting, and handed over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,11 @@ class _Batches:
 
     def __len__(self) -> int:
         return self.steps * self.epochs
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images of a batch."""
+        return len(self.rows) * self.image_size**2 * 3
 
     def __getitem__(self, index: int) -> Batch:
         """A short batch is filled up with black images labelled `PADDING`."""
@@ -178,8 +188,28 @@ def _iterate(batches: _Batches, workers: int, start: int = 0) -> Iterator[Batch]
     dataset = grain.MapDataset.source(batches)[start:].to_iter_dataset(threads)
     if not workers:
         return iter(dataset)
+    _check_shared_memory(workers, batches.nbytes)
     options = grain.MultiprocessingOptions(num_workers=workers)
     return _from_workers(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
+
+
+def _check_shared_memory(workers: int, size: int) -> None:
+    """Makes sure that batches of `size` bytes fit where workers hand them over.
+
+    A worker that finds no room there dies of SIGBUS, which names nothing.
+
+    Raises:
+      InputError: they do not fit.
+    """
+    if not SHARED.is_dir():
+        return
+    free, needed = shutil.disk_usage(SHARED).free, workers * BATCHES * size
+    if free < needed:
+        raise InputError(
+            f"{SHARED} has {free / 1e6:.0f} MB free, but {workers} workers hand over batches of "
+            f"{size / 1e6:.1f} MB, up to {needed / 1e6:.0f} MB, there: give a container more with "
+            "--shm-size, or set --config.data.workers=0 or a smaller --config.train.batch_size."
+        )
 
 
 def cores() -> int:
