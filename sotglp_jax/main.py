@@ -6,12 +6,12 @@ Flags only; everything heavy is imported after they are known to be sound.
 import difflib
 import os
 from collections.abc import Sequence
-from logging import WARNING, Formatter
+from logging import WARNING, Formatter, LogRecord
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from sotglp_jax.errors import InputError, run_command
+from sotglp_jax.errors import InputError, mend, run_command
 
 config_flags.DEFINE_config_file(
     "config", help_string="Study and its keys: FILE[:key=value,...], see configs/common.py."
@@ -129,9 +129,17 @@ def main(_: list[str]) -> None:
 
 
 def quiet() -> None:
-    """Of the libraries' log, shows warnings and the training metrics, without their prefix."""
+    """Of the libraries' log, shows warnings and the training metrics, without their prefix.
+
+    Errors that end the command with a sentence, such as those of a full disk, are told by it alone.
+    """
+
+    def shown(record: LogRecord) -> bool:
+        told = record.exc_info and mend(record.exc_info[1])
+        return (record.levelno >= WARNING or record.module == "logging_writer") and not told
+
     handler = logging.get_absl_handler()
-    handler.addFilter(lambda r: r.levelno >= WARNING or r.module == "logging_writer")
+    handler.addFilter(shown)
     handler.setFormatter(Formatter("%(message)s"))
     logging.set_verbosity(logging.INFO)
 

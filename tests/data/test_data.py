@@ -103,10 +103,40 @@ def test_a_split_file_keeps_its_own_labels(folder):
     assert "none of the 18 images" in said and "wasp_nest/0.png" in said and "nowhere" in said
 
 
+def test_a_split_file_in_any_spelling_is_the_same(folder):
+    path, split = folder / "split_zhou_Insects.json", split_of(folder)
+    path.write_text(json.dumps(split))
+    plain = datasets.resolve(str(path))
+    windows = {
+        part: [[name.replace("/", "\\"), *rest] for name, *rest in rows]
+        for part, rows in split.items()
+    }
+    valid = {"valid" if part == "val" else part: rows for part, rows in split.items()}
+    for content in (
+        json.dumps(split).encode("utf-8-sig"),
+        json.dumps(split).encode("utf-16"),
+        json.dumps(windows).encode(),
+        json.dumps(valid).encode(),
+    ):
+        path.write_bytes(content)
+        found = datasets.resolve(str(path))
+        assert [x.names for x in found.parts.values()] == [x.names for x in plain.parts.values()]
+    path.write_bytes(
+        json.dumps(split, ensure_ascii=False).replace("ant", "fourmi é").encode("cp1252")
+    )
+    assert "no UTF-8" in refusal(str(path))
+
+
+def test_addresses_of_buckets_are_refused_as_folders():
+    for options in ({"dataset": "gs://bucket/set"}, {"dataset": "eurosat", "root": "gs://bucket"}):
+        assert "is an address" in refusal(**options)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "no split file"),
+        ("{", "no JSON at line 1, column 2"),
+        ('{"train":\n [],}', "no JSON at line 2"),
         ("[]", "no split file"),
         ('{"train": [["a.png", 0, "a"]]}', "no split file"),
         ('{"train": [["a.png", "0", "a"]], "test": [["a.png", 0, "a"]]}', "no split file"),
@@ -123,7 +153,7 @@ def test_a_wrong_split_file_is_refused(tmp_path, content, said):
 
 def test_unknown_and_empty_data_sets_are_refused(tmp_path):
     assert "no known name" in refusal("eurosatt") and "eurosat" in refusal("eurosatt")
-    assert "holds no images" in refusal(str(tmp_path))
+    assert "holds no class folders" in refusal(str(tmp_path))
     assert "split_zhou_EuroSAT.json" in refusal("eurosat", root=str(tmp_path))
     assert "cannot be read" in refusal(str(tmp_path / "split.json"))
     assert "exactly one {}" in refusal("digits", template="a photo")
