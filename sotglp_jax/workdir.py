@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -144,6 +145,8 @@ def alone(workdir: Path) -> Iterator[None]:
     finally:
         if file:
             file.close()
+            if os.listdir(workdir) == [LOCK]:  # nothing came of it
+                shutil.rmtree(workdir)
 
 
 def _lock(workdir: Path) -> TextIO:

@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 from configs import common
 from sotglp_jax import clip, methods
 from sotglp_jax.benchmark import flops
-from sotglp_jax.clip.config import MEAN, STD
+from sotglp_jax.clip.config import Stated
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.data import digits, loader, speed
 from sotglp_jax.data.sources import Dataset, Source
@@ -112,7 +112,7 @@ class Case:
         config.precision, config.mesh, config.text.chunk = self.precision, self.mesh, self.chunk
         shapes = jax.eval_shape(functools.partial(random_weights, self.arch, self.precision))
         words = Words(self.arch)
-        loaded = clip.Clip(self.arch, "quick_gelu", MEAN, STD, shapes, words)
+        loaded = clip.Clip(self.arch, "quick_gelu", Stated(), "", "", shapes, words)
         method = methods.make(config.method, loaded.towers(DTYPES[self.precision]))
         return Run(config, {}, Path(), task(self.classes), loaded, method, shapes)
 
@@ -229,7 +229,7 @@ MEASURED = {
     "text": text,
     "transport": transport,
 }
-LEARNING = ("train", "text", "flops", "memory")  # for methods that learn
+LEARNING = ("train", "text", "flops", "memory")  # for methods that are trained in steps
 
 
 def step_of(case: Case, mesh: Mesh) -> Callable:
@@ -489,8 +489,10 @@ def main(_: list[str]) -> None:
 def check(what: str, case: Case) -> None:
     """Raises `InputError` for a method that has nothing to measure."""
     method = methods.load(case.method)
-    if what in LEARNING and not method.learns:
-        raise InputError(f"{method.title} learns nothing: --what=eval or vision can be measured.")
+    if what in LEARNING and not case.run.stages:
+        raise InputError(
+            f"{method.title} is not trained in steps: --what=eval or vision can be measured."
+        )
     if case.cached and not method.frozen_images:
         raise InputError(
             f"{method.title} learns in the vision tower, whose features no cache can hold: leave "

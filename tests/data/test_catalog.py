@@ -9,8 +9,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from sotglp_jax.data import catalog, datasets, imagenet
+from sotglp_jax.data import catalog, datasets, digits, imagenet, names
 from sotglp_jax.data.check import check
+from sotglp_jax.data.sources import Dataset
 from sotglp_jax.errors import InputError
 
 
@@ -212,13 +213,12 @@ def test_an_ood_set_has_no_classes_and_may_not_be_empty(tmp_path, monkeypatch, m
     assert code == 2 and "has no classes" in err and "Traceback" not in err
 
 
-def test_two_classes_of_one_name_are_both_kept(tmp_path):
-    split = {p: [[f"{i}.png", i, "missile"] for i in range(2)] for p in ("train", "test")}
-    (tmp_path / "split.json").write_text(json.dumps(split))
-    for i in range(2):
-        draw(tmp_path / f"{i}.png", i)
-    data = datasets.resolve(str(tmp_path / "split.json"))
-    assert data.class_names == ("missile", "missile") and len(set(data.class_ids)) == 2
+def test_two_classes_of_one_name_are_kept_where_the_field_has_them():
+    source = digits.source(range(2))
+    data = Dataset("imagenet", ("missile", "missile"), "", source, source, source)
+    assert len(set(data.class_ids)) == 2
+    (note,) = names.check(data.name, data.class_names, known=True)
+    assert '"missile" and "missile", make the same prompt' in note
 
 
 def test_check_tells_whole_partial_absent_and_unreadable(tmp_path):
@@ -250,7 +250,7 @@ def test_check_of_a_whole_set(tmp_path, monkeypatch, capsys):
     assert "unreadable files: 0" in out and "next: ready" in out
     (tmp_path / "eurosat" / "split_zhou_EuroSAT.json").write_text("{")
     assert not check("eurosat", tmp_path)
-    assert "no split file" in capsys.readouterr().out
+    assert "no JSON at line 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

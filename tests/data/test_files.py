@@ -106,7 +106,7 @@ def spoil(images, clip_folder, what, tmp_path):
         ("truncated weights", "perhaps cut short"),
         ("foreign weights", "not those of a CLIP"),
         ("truncated image", "1 of 24 images cannot be read: "),
-        ("empty folder", "holds no images"),
+        ("empty folder", "holds no class folders"),
         ("missing images", "none of the 2 images"),
     ],
 )
