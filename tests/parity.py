@@ -32,7 +32,7 @@ def differences(path: Path) -> dict[str, tuple[float, float]]:
     for key in sorted(compared):
         assert ours[key].shape == golden[key].shape, (key, ours[key].shape, golden[key].shape)
         absolute = float(np.abs(ours[key] - golden[key]).max())
-        result[key] = absolute, absolute / float(np.abs(golden[key]).max())
+        result[key] = absolute, absolute / (float(np.abs(golden[key]).max()) or 1.0)
     return result
 
 

@@ -13,7 +13,9 @@ from sotglp_jax.methods.contract import Method
 NAMES = {
     "sotglp": "sotglp_jax.methods.sotglp:SotGlp",
     "coop": "sotglp_jax.methods.coop:CoOp",
+    "gallop": "sotglp_jax.methods.gallop:GalLoP",
     "linear_probe": "sotglp_jax.methods.linear_probe:LinearProbe",
+    "locoop": "sotglp_jax.methods.locoop:LoCoOp",
     "promptsrc": "sotglp_jax.methods.promptsrc:PromptSrc",
     "zeroshot": "sotglp_jax.methods.zeroshot:ZeroShot",
 }

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME
@@ -26,7 +26,7 @@ from sotglp_jax.methods.contract import (
     one_of,
     readable,
 )
-from sotglp_jax.methods.similarity import classify
+from sotglp_jax.methods.similarity import classify, with_patches
 
 SPREAD = 0.02  # standard deviation of a random start
 EPOCHS = {1: 50, 2: 100, 4: 100}  # by shots, 200 for all others
@@ -42,12 +42,15 @@ class CoOp(Method):
         "" starts from random numbers.
       class_specific: a context for every class (the paper's CSC).
       position: where the name is: "end", "middle" or "front".
+      local: which patch features the texts are compared with for GL-MCM: "value", as published,
+        "vv" or "tokens" (see `Towers.images`); "" compares none.
     """
 
     n_ctx: int = 16
     ctx_init: str = ""
     class_specific: bool = False
     position: str = "end"
+    local: str = ""
 
     title: ClassVar[str] = "CoOp"
     logits: ClassVar[Mapping[str, str]] = {"prompted": ""}
@@ -59,6 +62,7 @@ class CoOp(Method):
     def __post_init__(self):
         at_least(1, n_ctx=self.n_ctx)
         one_of(("end", "middle", "front"), position=self.position)
+        one_of(("", "value", "vv", "tokens"), local=self.local)
         if self.ctx_init and self.class_specific:
             raise InputError(
                 "method.ctx_init gives all classes one context: leave it out, or "
@@ -108,6 +112,12 @@ class CoOp(Method):
         shape = (*classes, self.n_ctx, self.towers.text.width)
         return {"ctx": SPREAD * jax.random.normal(key, shape)}
 
+    def encode_images(
+        self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
+    ) -> dict[str, Array]:
+        """The class token and, where asked for, patches."""
+        return self.towers.images(frozen, pixels, local=self.local)
+
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C 1 D"]:
         """Text features of context and name, not normalised."""
         m = params["ctx"].shape[-2]
@@ -120,8 +130,9 @@ class CoOp(Method):
     def score(
         self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict
     ) -> Scores:
-        """Scaled cosines of class token and texts."""
-        return classify(self.towers, frozen, image["cls"], text, "prompted")
+        """Scaled cosines of class token and texts, and of patches where `image` has them."""
+        scores = classify(self.towers, frozen, image["cls"], text, "prompted")
+        return with_patches(scores, self.towers, frozen, image, text)
 
     def loss(
         self,

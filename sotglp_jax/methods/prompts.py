@@ -1,4 +1,4 @@
-"""What learned context starts from."""
+"""Learned prompts: what they start from, and which of them an image keeps in training."""
 
 import math
 
@@ -36,3 +36,21 @@ def orthonormal(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*sha
     *classes, n, m, width = shape
     q, _ = jnp.linalg.qr(jax.random.normal(key, (*classes, m, width, n)))
     return GRAM_SCALE * jnp.moveaxis(q, -1, -3)
+
+
+def keep_prompts(
+    images: int, n_global: int, share: float, key: PRNGKeyArray
+) -> Float[Array, "B Ng"]:
+    """Weights of the mean over the prompts that each image keeps, drawn with replacement.
+
+    Args:
+      images: B.
+      n_global: N_g.
+      share: left out of N_g, rounded down; at least one is kept, and 0 keeps exactly all.
+      key: randomness.
+    """
+    if not share:
+        return jnp.full((images, n_global), 1 / n_global)
+    keep = max(n_global - int(share * n_global), 1)
+    drawn = jax.random.randint(key, (images, keep), 0, n_global)
+    return jax.nn.one_hot(drawn, n_global).mean(1)

@@ -35,3 +35,14 @@ def classify(
     """
     sim = cosines("bd,cnd->bcn", unit(towers.project(frozen, features)), unit(text))
     return Scores({name: jnp.exp(frozen["logit_scale"]) * sim.mean(-1)}, {"global": sim})
+
+
+def with_patches(
+    scores: Scores, towers: Towers, frozen: dict, image: dict, text: Float[Array, "C N D"]
+) -> Scores:
+    """Adds the cosines of projected patches and texts, where the image's features have patches."""
+    if "patches" not in image:
+        return scores
+    patches = unit(towers.project(frozen, image["patches"]))
+    local = cosines("bpd,cnd->bpcn", patches, unit(text))
+    return scores.replace(sims=scores.sims | {"local": local})

@@ -297,7 +297,7 @@ class SotGlp(Method):
     ) -> tuple[Float[Array, " B"], dict[str, Array]]:
         """L_global + λ L_local of each image, with global prompt dropout (section 3.5)."""
         scores = self.score(params, frozen, text, image)
-        keep = keep_prompts(len(labels), self.n_global, self.global_dropout, moment.key)
+        keep = prompts.keep_prompts(len(labels), self.n_global, self.global_dropout, moment.key)
         dropped = jnp.einsum("bcn,bn->bc", scores.sims["global"], keep, precision="highest")
         dropped = jnp.exp(frozen["logit_scale"]) * dropped
         entropy = partial(optax.softmax_cross_entropy_with_integer_labels, labels=labels)
@@ -419,21 +419,3 @@ class GlobalBranch(Method):
     ) -> Scores:
         """s · mean over the prompts of f · t_c."""
         return classify(self.towers, frozen, image["cls"], text, "global")
-
-
-def keep_prompts(
-    images: int, n_global: int, share: float, key: PRNGKeyArray
-) -> Float[Array, "B Ng"]:
-    """Weights of the mean over the prompts that each image keeps, drawn with replacement.
-
-    Args:
-      images: B.
-      n_global: N_g.
-      share: left out of N_g, rounded down; at least one is kept, and 0 keeps exactly all.
-      key: randomness.
-    """
-    if not share:
-        return jnp.full((images, n_global), 1 / n_global)
-    keep = max(n_global - int(share * n_global), 1)
-    drawn = jax.random.randint(key, (images, keep), 0, n_global)
-    return jax.nn.one_hot(drawn, n_global).mean(1)

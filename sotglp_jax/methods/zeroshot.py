@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.methods.contract import Method, Params, Scores, one_of, readable
-from sotglp_jax.methods.similarity import classify, cosines, unit
+from sotglp_jax.methods.similarity import classify, with_patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +17,11 @@ class ZeroShot(Method):
 
     Attributes:
       local: which patch features are compared with the sentences too, through CLIP's own
-        projection: "vv", "tokens", "value" (see `Towers.images`), or "" for none.
+        projection: "value", as in the published rows of GL-MCM, "vv", "tokens" (see
+        `Towers.images`), or "" for none.
     """
 
-    local: str = "vv"
+    local: str = "value"
 
     title: ClassVar[str] = "zero-shot CLIP"
     logits: ClassVar[Mapping[str, str]] = {"zero_shot": ""}
@@ -57,8 +58,4 @@ class ZeroShot(Method):
     ) -> Scores:
         """Scaled cosines of images and sentences, and of patches where `image` has them."""
         scores = classify(self.towers, frozen, image["cls"], text, "zero_shot")
-        if "patches" not in image:
-            return scores
-        patches = unit(self.towers.project(frozen, image["patches"]))
-        local = cosines("bpd,cnd->bpcn", patches, unit(text))
-        return scores.replace(sims=scores.sims | {"local": local})
+        return with_patches(scores, self.towers, frozen, image, text)

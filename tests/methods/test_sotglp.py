@@ -15,7 +15,8 @@ from sotglp_jax.clip.packing import pack
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import prompts
 from sotglp_jax.methods.contract import Moment, masked_mean
-from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp, keep_prompts
+from sotglp_jax.methods.prompts import keep_prompts
+from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp
 from sotglp_jax.state import sgd
 
 NAMES = clips.CASE["names"]

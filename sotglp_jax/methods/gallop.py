@@ -1,0 +1,186 @@
+"""GalLoP: shared global and local prompts, each of the latter with a number of patches of its own.
+
+Source: https://arxiv.org/abs/2407.01400 and https://github.com/MarcLafon/gallop.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.clip.weights import SAME, TRANSPOSE
+from sotglp_jax.errors import InputError
+from sotglp_jax.methods.contract import (
+    Method,
+    Moment,
+    Params,
+    Scores,
+    accuracies,
+    at_least,
+    readable,
+)
+from sotglp_jax.methods.prompts import keep_prompts
+from sotglp_jax.methods.similarity import cosines, unit
+
+WORDS = "A photo of a"
+# Epochs and images a batch of the authors' scripts, which are for 16 shots.
+TRAINED = {"imagenet": (50, 128), "sun397": (200, 128), "eurosat": (200, 10)}
+OTHERS = (200, 32)
+
+
+@struct.dataclass
+class ClassFeatures:
+    """Text features of every class, not normalised."""
+
+    global_: Float[Array, "C Ng D"]
+    local: Float[Array, "C Nl D"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GalLoP(Method):
+    """The mean of global cosines and of local ones over the most similar patches of each prompt.
+
+    Attributes:
+      n_global: N_g, prompts compared with the class token.
+      topk: k of every local prompt, whose number N_l is that of these; more than there are
+        patches means all of them.
+      n_local: N_l where `topk` has a single number, which is then that of all.
+      global_dropout: share of the global prompts left out for an image in training.
+    """
+
+    n_global: int = 4
+    topk: tuple[int, ...] = (5, 10, 15, 20)
+    n_local: int = 4
+    global_dropout: float = 0.75
+
+    title: ClassVar[str] = "GalLoP"
+    logits: ClassVar[Mapping[str, str]] = {
+        "fused": "",
+        "global": "global only",
+        "local": "local only",
+    }
+    symbols: ClassVar[Mapping[str, str]] = {"topk": "k"}
+    torch_names: ClassVar[Mapping[str, tuple]] = {
+        "global_prompts": ("global_prompt", SAME),
+        "local_prompts": ("local_prompts", SAME),
+        "local_projection": ("local_proj.linear.weight", TRANSPOSE),
+    }
+
+    def __post_init__(self):
+        at_least(1, n_global=self.n_global, n_local=self.n_local)
+        at_least(0, global_dropout=self.global_dropout)
+        if self.global_dropout >= 1:
+            raise InputError(
+                f"method.global_dropout={self.global_dropout} leaves no prompt: set it below 1."
+            )
+        sound = all(isinstance(k, int) and k > 0 for k in self.topk)
+        if not sound or len(self.topk) not in (1, self.n_local):
+            raise InputError(
+                f"method.topk={self.topk} must be one number of patches for all {self.n_local} "
+                "local prompts of method.n_local, or one for each."
+            )
+
+    @classmethod
+    def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
+        """The authors' scripts for 16 shots, for any number of them."""
+        epochs, batch_size = TRAINED.get(dataset, OTHERS)
+        return {
+            "train.epochs": epochs,
+            "train.batch_size": batch_size,
+            "train.lr": 0.002,
+            "train.weight_decay": 0.01,
+        }
+
+    def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
+        """The bare class names, without a full stop, and the ids of the words at the start."""
+        context = tokenizer.encode(WORDS)
+        names = tokenizer(readable(class_names), room=len(context))
+        return {"names": names, "context": np.array(context, np.int32)}
+
+    def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
+        """The parameters before the first step: all prompts alike, and no projection.
+
+        Returns:
+          global_prompts (N_g, M, D_t), local_prompts (N_l, M, D_t), and local_projection (W, W),
+          applied as patches @ local_projection.
+        """
+        words = self.towers.embed(frozen, names["context"]).astype(jnp.float32)
+        return {
+            "global_prompts": jnp.tile(words, (self.n_global, 1, 1)),
+            "local_prompts": jnp.tile(words, (self.n_local, 1, 1)),
+            "local_projection": jnp.eye(self.towers.vision.width),
+        }
+
+    def encode_images(
+        self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
+    ) -> dict[str, Array]:
+        """The class token, and patches of the last layer's values."""
+        return self.towers.images(frozen, pixels, local="value")
+
+    def encode_classes(self, params: Params, frozen: dict, names: dict) -> ClassFeatures:
+        """Text features of all prompts before every class name."""
+        prompts = jnp.concatenate([params["global_prompts"], params["local_prompts"]])
+        text = self.towers.texts(frozen, names["names"], prompts)
+        return ClassFeatures(text[:, : self.n_global], text[:, self.n_global :])
+
+    def score(self, params: Params, frozen: dict, text: ClassFeatures, image: dict) -> Scores:
+        """Scaled means of the cosines, of each branch and of both."""
+        patches, sim_global, nearest = self._similarities(params, frozen, text, image)
+        scale = jnp.exp(frozen["logit_scale"])
+        of_global, of_local = scale * sim_global.mean(-1), scale * nearest.mean(-1)
+        logits = {"fused": (of_global + of_local) / 2, "global": of_global, "local": of_local}
+        local = cosines("bpd,cnd->bpcn", patches, unit(text.local))
+        return Scores(logits, {"global": sim_global, "local": local})
+
+    def loss(
+        self,
+        params: Params,
+        frozen: dict,
+        text: ClassFeatures,
+        image: dict,
+        labels: Int[Array, " B"],
+        moment: Moment,
+    ) -> tuple[Float[Array, " B"], dict[str, Array]]:
+        """Cross-entropy of the global branch with dropout, and of every local prompt."""
+        logits = self.score(params, frozen, text, image).logits
+        _, sim_global, nearest = self._similarities(params, frozen, text, image)
+        scale = jnp.exp(frozen["logit_scale"])
+        keep = keep_prompts(len(labels), self.n_global, self.global_dropout, moment.key)
+        dropped = scale * jnp.einsum("bcn,bn->bc", sim_global, keep, precision="highest")
+        entropy = optax.softmax_cross_entropy_with_integer_labels
+        of_global = entropy(dropped, labels)
+        of_local = entropy(scale * jnp.moveaxis(nearest, -1, 0), labels[None]).mean(0)
+        metrics = {"loss_global": of_global, "loss_local": of_local}
+        return of_global + of_local, metrics | accuracies(logits, labels)
+
+    def contexts(self, params: Params) -> dict[str, Array]:
+        """Global and local prompts."""
+        return {"global": params["global_prompts"], "local": params["local_prompts"]}
+
+    def prompt_features(self, text: ClassFeatures) -> Float[Array, "C Nl D"]:
+        """The local prompts'."""
+        return text.local
+
+    def _similarities(
+        self, params: Params, frozen: dict, text: ClassFeatures, image: dict
+    ) -> tuple[Float[Array, "B P D"], Float[Array, "B C Ng"], Float[Array, "B C Nl"]]:
+        """Unit patch features, global cosines, and means of the k largest local ones."""
+        feature = unit(self.towers.project(frozen, image["cls"]))
+        adapted = jnp.matmul(image["patches"], params["local_projection"], precision="highest")
+        patches = unit(self.towers.project(frozen, adapted))
+        of_class = jnp.moveaxis(unit(text.local), 1, 0)
+        topk = self.topk * self.n_local if len(self.topk) == 1 else self.topk
+        # A prompt at a time, so that the cosines with all patches are not there at once.
+        nearest = [
+            jax.lax.top_k(cosines("bpd,cd->bcp", patches, t), min(k, patches.shape[1]))[0].mean(-1)
+            for t, k in zip(of_class, topk, strict=True)
+        ]
+        sim_global = cosines("bd,cnd->bcn", feature, unit(text.global_))
+        return patches, sim_global, jnp.stack(nearest, axis=-1)
