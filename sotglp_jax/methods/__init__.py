@@ -14,8 +14,12 @@ NAMES = {
     "sotglp": "sotglp_jax.methods.sotglp:SotGlp",
     "coop": "sotglp_jax.methods.coop:CoOp",
     "gallop": "sotglp_jax.methods.gallop:GalLoP",
+    "ivlp": "sotglp_jax.methods.ivlp:Ivlp",
+    "language": "sotglp_jax.methods.ivlp:Language",
+    "vpt": "sotglp_jax.methods.ivlp:Vpt",
     "linear_probe": "sotglp_jax.methods.linear_probe:LinearProbe",
     "locoop": "sotglp_jax.methods.locoop:LoCoOp",
+    "maple": "sotglp_jax.methods.maple:MaPLe",
     "promptsrc": "sotglp_jax.methods.promptsrc:PromptSrc",
     "zeroshot": "sotglp_jax.methods.zeroshot:ZeroShot",
 }

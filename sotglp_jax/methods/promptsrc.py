@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods import deep_prompts
 from sotglp_jax.methods.contract import (
     Method,
     Moment,
@@ -28,8 +29,6 @@ from sotglp_jax.methods.contract import (
 )
 from sotglp_jax.methods.similarity import classify, cosines, unit
 
-WORDS = ("a", "photo", "of", "a")
-SPREAD = 0.02  # standard deviation of a random start
 # The first 60 of OpenAI's 80 sentences for ImageNet, one a line; the teacher's, for all data sets.
 TEMPLATES = Path(__file__).parent.parent / "assets" / "imagenet_templates.txt"
 # Few-shot runs of these data sets average over the last epochs, all others over most of them.
@@ -68,18 +67,13 @@ class PromptSrc(Method):
 
     def __post_init__(self):
         at_least(1, n_text=self.n_text, n_vision=self.n_vision)
-        at_least(1, text_depth=self.text_depth, vision_depth=self.vision_depth)
         at_least(0, text_weight=self.text_weight, image_weight=self.image_weight)
         at_least(0, kl_weight=self.kl_weight)
         if not self.average_std > 0:
             raise InputError("method.average_std must be above 0.")
-        for tower in ("text", "vision") if self.towers else ():
-            layers, depth = getattr(self.towers, tower).layers, getattr(self, f"{tower}_depth")
-            if depth > layers:
-                raise InputError(
-                    f"method.{tower}_depth={depth} is more than the {layers} layers of this CLIP's "
-                    f"{tower} tower: set --config.method.{tower}_depth to {layers} or less."
-                )
+        deep_prompts.check_depth(
+            self.towers, text_depth=self.text_depth, vision_depth=self.vision_depth
+        )
 
     @classmethod
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
@@ -95,12 +89,7 @@ class PromptSrc(Method):
             "method.average_std": std,
             "method.text_depth": depth,
             "method.vision_depth": depth,
-            "train.epochs": epochs,
-            "train.batch_size": 4,
-            "train.lr": 0.0025,
-            "train.weight_decay": 5e-4,
-            "train.schedule": "dassl",
-            "train.warmup_epochs": 1,
+            **deep_prompts.family(epochs, lr=0.0025),
         }
 
     def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
@@ -112,13 +101,7 @@ class PromptSrc(Method):
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """Names with their full stop behind the words that no prompt replaces; the others' ids."""
-        kept = " ".join([*WORDS[self.n_text :], ""])
-        sentences = [f"{kept}{name}." for name in readable(class_names)]
-        context = tokenizer.encode(" ".join(WORDS))[: self.n_text]
-        return {
-            "names": tokenizer(sentences, room=self.n_text),
-            "context": np.array(context, np.int32),
-        }
+        return deep_prompts.tokenize(tokenizer, class_names, self.n_text)
 
     def tokenize_fixed(self, tokenizer: Tokenizer, class_names: tuple[str, ...]) -> Any:
         """The teacher's sentences, class by class."""
@@ -136,14 +119,14 @@ class PromptSrc(Method):
 
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """text_prompts (J_t, n_t, D_t) and vision_prompts (J_v, n_v, W)."""
-        keys = jax.random.split(key)
-        text = (self.text_depth, self.n_text, self.towers.text.width)
-        vision = (self.vision_depth, self.n_vision, self.towers.vision.width)
-        of_text = SPREAD * jax.random.normal(keys[0], text)
-        if self.n_text <= len(WORDS):
-            of_text = of_text.at[0].set(self.towers.embed(frozen, names["context"]))
-        of_vision = SPREAD * jax.random.normal(keys[1], vision)
-        return {"text_prompts": of_text, "vision_prompts": of_vision}
+        keys, towers = jax.random.split(key), self.towers
+        sizes = self.text_depth, self.n_text
+        return {
+            "text_prompts": deep_prompts.init_text(keys[0], towers, frozen, names, *sizes),
+            "vision_prompts": deep_prompts.init_vision(
+                keys[1], towers, self.vision_depth, self.n_vision
+            ),
+        }
 
     def encode_images(
         self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
@@ -155,8 +138,7 @@ class PromptSrc(Method):
 
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C 1 D"]:
         """Text features of prompts and names, not normalised."""
-        first, *_ = prompts = params["text_prompts"]
-        return self.towers.texts(frozen, names["names"], first[None], deep=prompts[1:])
+        return deep_prompts.encode_texts(self.towers, frozen, names, params["text_prompts"])
 
     def score(
         self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict

@@ -155,10 +155,8 @@ def _compute(case: dict, golden) -> dict[str, np.ndarray]:
         **{f"sgd/{k}": x for k, x in probabilities(run(after, draws[0], *rest)[2]).items()},
         "lr/50": rates(50),
         "lr/200": rates(200),
-        "ood_metric/fpr95": measured.strict_fpr95(
-            golden["ood_metric/id"], golden["ood_metric/ood"]
-        ),
-        "ood_metric/auroc": detection.auroc(-golden["ood_metric/id"], -golden["ood_metric/ood"]),
+        "ood_metric/fpr95": measured.strict_fpr95(inside, outside),
+        "ood_metric/auroc": detection.auroc(-inside, -outside),
     }
     return {key: np.asarray(x) for key, x in ours.items()}
 
