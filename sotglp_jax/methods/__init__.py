@@ -13,6 +13,7 @@ from sotglp_jax.methods.contract import Method
 NAMES = {
     "sotglp": "sotglp_jax.methods.sotglp:SotGlp",
     "coop": "sotglp_jax.methods.coop:CoOp",
+    "cocoop": "sotglp_jax.methods.cocoop:CoCoOp",
     "gallop": "sotglp_jax.methods.gallop:GalLoP",
     "ivlp": "sotglp_jax.methods.ivlp:Ivlp",
     "language": "sotglp_jax.methods.ivlp:Language",

@@ -73,8 +73,9 @@ class Check:
 
     def _predicts(self, params: Params, names: Any) -> tuple[Any, dict]:
         """Shapes of the features of classes and images, when they and their scores are right."""
-        # A prediction has no text tower any more.
-        shown = {name: x for name, x in self.frozen.items() if name != "text"}
+        # A prediction has no text tower any more, unless texts wait for the image.
+        kept = ("vision", "logit_scale", *["text"] * self.method.text_waits)
+        shown = {name: self.frozen[name] for name in kept}
         text = self._shapes("encode_classes", params, self.frozen, names)
         self._rows("encode_classes", text, self.classes, "classes")
         pixels = jax.ShapeDtypeStruct((IMAGES, self.size, self.size, 3), jnp.uint8)

@@ -121,6 +121,7 @@ class Method:
       learns: whether there is anything to train.
       frozen_images: whether `encode_images` leaves the parameters alone, so that features may come
         from a cache.
+      text_waits: whether `score` runs the text tower, since texts depend on the image.
       decay: factors on the weight decay of parameters by name, 1 for all others.
       torch_names: for each parameter its name in the authors' code, and a pair of functions that
         bring an array into their layout and back (`clip.weights.SAME`, `TRANSPOSE`).
@@ -137,6 +138,7 @@ class Method:
     symbols: ClassVar[Mapping[str, str]] = {}
     learns: ClassVar[bool] = True
     frozen_images: ClassVar[bool] = True
+    text_waits: ClassVar[bool] = False
     decay: ClassVar[Mapping[str, float]] = {}
     torch_names: ClassVar[Mapping[str, tuple]] = {}
     torch_unused: ClassVar[str] = ""

@@ -17,11 +17,12 @@ def threshold(run: Finished) -> float | None:
 
 
 def arguments(finished: Finished) -> tuple[dict, Params, Any]:
-    """The first arguments of `compute`, without the text tower, whose work is done."""
+    """The first arguments of `compute`, without the text tower where its work is done."""
     run, mesh = finished.run, sharding.make_mesh(1)
     names = run.names_on(mesh, run.method)
     text = jax.jit(run.method.encode_classes)(finished.params, run.frozen, names)
-    frozen = {name: run.frozen[name] for name in ("vision", "logit_scale")}
+    needed = ("vision", "logit_scale", *["text"] * run.method.text_waits)
+    frozen = {name: run.frozen[name] for name in needed}
     return jax.device_get((frozen, finished.params, text))
 
 
@@ -31,7 +32,7 @@ def compute(
     """Probabilities (B, C) by classifier; "ood_score" (B,) and the fields of "maps" if there are.
 
     Args:
-      frozen: CLIP's vision tower and scale.
+      frozen: CLIP's vision tower and scale, and its text tower where texts wait for the image.
       params: the finished parameters.
       text: what `encode_classes` gave.
       pixels: images as evaluation sees them.

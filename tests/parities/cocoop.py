@@ -1,0 +1,84 @@
+"""CoCoOp: texts that wait for the image."""
+
+import numpy as np
+from goldens import compute as function_of
+from goldens import descend, draw_images, generator, load_clip, normal, packed
+
+from sotglp_jax.methods.cocoop import CoCoOp
+from sotglp_jax.methods.similarity import unit
+
+from .coop import rates
+
+INPUTS = {"tokens"}
+THEIRS = {ours: theirs for ours, (theirs, _) in CoCoOp.torch_names.items()}
+
+
+def draw_params(case: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The parameters in the order of the golden's page."""
+    width, hidden, text_width = case["embed_dim"], case["hidden"], case["text_width"]
+    return {
+        "ctx": normal(rng, 0.1, 4, text_width),
+        "linear1_weight": normal(rng, 1, hidden, width),
+        "linear1_bias": normal(rng, 0.1, hidden),
+        "linear2_weight": normal(rng, 0.1, text_width, hidden),
+        "linear2_bias": normal(rng, 0.1, text_width),
+    }
+
+
+def under(prefix: str, params: dict) -> dict:
+    """Parameters as keys of the golden."""
+    return {f"{prefix}/{THEIRS[name]}": x for name, x in params.items()}
+
+
+def one_by_one(run, params: dict, rest: tuple, optim: dict) -> tuple[dict, list]:
+    """Parameters after steps on one image each, in turn, and the loss before each."""
+    import jax
+
+    from sotglp_jax.state import sgd
+
+    *fixed, images, labels = rest
+    optimizer, losses = sgd(optim["momentum"], optim["weight_decay"]), []
+    state = optimizer.init(params)
+    for step in range(optim["steps"]):
+        i = step % len(labels)
+        *_, means, gradient = run(params, *fixed, images[i : i + 1], labels[i : i + 1])
+        direction, state = optimizer.update(gradient, state, params)
+        params = jax.tree.map(lambda x, d: x - optim["lr"] * d, params, direction)
+        losses.append(means["loss"])
+    return params, losses
+
+
+def compute(case: dict, golden) -> dict[str, np.ndarray]:
+    """Ours for every key."""
+    (towers, frozen), rng = load_clip(case), generator(case)
+    method, params = CoCoOp(towers), draw_params(case, rng)
+    images, labels = draw_images(case, rng)
+    names = packed(golden["tokens"], 4)
+    rest, run, optim = (
+        (frozen, {"names": names}, images, labels),
+        function_of(method),
+        case["optim"],
+    )
+    image, _, scores, means, gradient = run(params, *rest)
+    features = towers.project(frozen, image["cls"])
+    settings = optim["lr"], optim["momentum"], optim["weight_decay"]
+    after, losses = descend(run, params, rest, optim["steps"], *settings)
+    single, of_single = one_by_one(run, params, rest, optim)
+    ours = {
+        **under("param", params),
+        **under("grad", gradient),
+        **under("sgd", after),
+        **under("sgd_b1", single),
+        "ctx_init": towers.embed(frozen, golden["tokens"][0, 1:5]),
+        "labels": labels,
+        "image_features": features,
+        "bias": method.shift(params, unit(features)),
+        "text_features": method.texts(params, frozen, names, unit(features)),
+        "logits": scores.logits["prompted"],
+        "loss": means["loss"],
+        "sgd/losses": losses,
+        "sgd/logits": run(after, *rest)[2].logits["prompted"],
+        "sgd_b1/losses": of_single,
+        "lr/10": rates(10),
+    }
+    return {key: np.asarray(x) for key, x in ours.items()}
