@@ -1,4 +1,4 @@
-"""Learning rates over the epochs of a stage; each is constant within an epoch."""
+"""Learning rates over the epochs of a stage."""
 
 from collections.abc import Callable
 
@@ -21,11 +21,13 @@ def dassl(stage: Stage, epoch: Int[Array, ""]) -> Float[Array, ""]:
     return _cosine(stage, epoch, stage.epochs)
 
 
-SCHEDULES: dict[str, Callable] = {"paper": paper, "dassl": dassl}
+SCHEDULES: dict[str, Callable] = {"paper": paper, "dassl": dassl, "steps": paper}
+BY_STEP = ("steps",)  # move within an epoch; all others are constant there
 
 
-def learning_rate(stage: Stage, epoch: Int[Array, ""]) -> Float[Array, ""]:
-    """The learning rate of an epoch of a stage, which counts from 0."""
+def learning_rate(stage: Stage, progress: Float[Array, ""]) -> Float[Array, ""]:
+    """The learning rate so many epochs, and fractions of one, after a stage's begin."""
+    epoch = progress if stage.schedule in BY_STEP else jnp.floor(progress)
     return SCHEDULES[stage.schedule](stage, epoch)
 
 

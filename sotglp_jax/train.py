@@ -46,6 +46,10 @@ class Part:
         """The epoch within the stage that comes after so many batches of the training."""
         return (step - self.first) // self.steps
 
+    def progress(self, step):
+        """The epoch and, as a fraction, how much of it is over."""
+        return self.epoch(step) + (step - self.first) % self.steps / self.steps
+
     @property
     def end(self) -> int:
         """Batches of images up to the end of the stage."""
@@ -88,7 +92,7 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
     epoch, labels = part.epoch(state["step"]), batch["label"]
-    rate = learning_rate(part.stage, epoch)
+    rate = learning_rate(part.stage, part.progress(state["step"]))
     if method.frozen_images:
         seen = features.of_batch(method, state["params"], frozen, batch)
 
@@ -97,7 +101,7 @@ def train_step(
         image = (
             seen if method.frozen_images else method.encode_images(params, frozen, batch["image"])
         )
-        text = method.encode_classes(params, frozen, names)
+        text = method.encode_step(params, frozen, names, moment)
         values, metrics = method.loss(params, frozen, text, image, labels, moment)
         means = {k: masked_mean(x, labels) for k, x in ({"loss": values} | metrics).items()}
         return means["loss"], means
@@ -105,7 +109,7 @@ def train_step(
     def update(carry, number):
         params, opt_state = carry
         own = key if part.stage.updates == 1 else jax.random.fold_in(key, number)
-        moment = Moment(own, state["step"], number, part.index)
+        moment = Moment(own, state["step"], number, part.index, key)
         moving = {k: x for k, x in params.items() if k in (part.stage.trained or params)}
         gradient, metrics = jax.grad(objective, has_aux=True)(moving, params, moment)
         direction, opt_state = optimizer.update(gradient, opt_state, params)
@@ -262,7 +266,7 @@ class _Recorder:
         speed = (step - self._last) / (now - self._time)
         means = {k: float(np.mean([m[k] for _, m in fetched if k in m])) for k in fetched[-1][1]}
         means |= {
-            "learning_rate": float(learning_rate(part.stage, part.epoch(step - 1))),
+            "learning_rate": float(learning_rate(part.stage, part.progress(step - 1))),
             "images_per_second": speed * self._run.config.train.batch_size,
             "remaining_seconds": (self._run.total_steps - step) / speed,
         }

@@ -87,7 +87,7 @@ class Towers:
         shared: Float[Array, "N M Dt"] | None = None,
         own: Float[Array, "C n M Dt"] | None = None,
         *,
-        before: int | None = None,
+        before: int | Int[Array, " N"] | None = None,
         deep: Float[Array, "k M Dt"] | None = None,
     ) -> Float[Array, "C N+n D"]:
         """Text features of [SOS] context name [EOT] for every context, in the classes' order.
@@ -101,7 +101,8 @@ class Towers:
           shared: contexts of all classes; without them and `own`, (C, 1, D) of the names alone.
           own: contexts of each class.
           before: tokens of a context that stand before the name, None for all. The others stand
-            behind the first `Tokens.split` tokens of the name.
+            behind the first `Tokens.split` tokens of the name. An array has a number for each of
+            the shared contexts, of which nothing is then computed for all classes at once.
           deep: row j - 1 replaces the states of the context before layer j; needs a single shared
             context that stands before the name.
 
@@ -110,13 +111,14 @@ class Towers:
           ValueError: `deep` does not fit the contexts.
         """
         m = next((x.shape[-2] for x in (shared, own) if x is not None), 0)
-        before = m if before is None else before
+        places = None if before is None or isinstance(before, int) else before
+        before = m if before is None or places is not None else before
         if deep is not None and (
             own is not None or shared is None or len(shared) > 1 or before < m
         ):
             raise ValueError("deep prompts need a single shared context, all before the name.")
         own = None if own is None else packing.deal(own, names)
-        given = contexts.Contexts(shared, own, deep, before)
+        given = contexts.Contexts(shared, own, deep, before, places)
         return contexts.encode(self.text, frozen["text"], names, given)
 
 

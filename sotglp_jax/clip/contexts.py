@@ -26,12 +26,14 @@ class Contexts:
       own: contexts of each class, at the places of d devices and g passes.
       deep: what replaces the shared one's states, see `TextTransformer.branches`.
       before: tokens of a context that stand before the name.
+      places: the same for each shared context where they differ; None where they do not.
     """
 
     shared: Float[Array, "N M Dt"] | None
     own: Float[Array, "d g c n M Dt"] | None
     deep: Float[Array, "k M Dt"] | None
     before: int = struct.field(pytree_node=False)
+    places: Int[Array, " N"] | None = None
 
 
 def encode(
@@ -55,7 +57,7 @@ def encode(
 
     if classes.devices > 1:
         whole, divided = PartitionSpec(), PartitionSpec("data")
-        given = Contexts(whole, divided, whole, contexts.before)
+        given = Contexts(whole, divided, whole, contexts.before, whole)
         specs = (whole, whole, given, divided)
         on_device = jax.shard_map(on_device, in_specs=specs, out_specs=divided, check_vma=False)
     return on_device(params, classes.start, contexts, classes.names)[classes.places]
@@ -84,6 +86,9 @@ def _encode_pass(
     cuts = np.cumsum([len(name.eot) for name in names])
     words = [embed(name.ids) for name in names]
     trunk, kinds = embed(start)[None, None], []
+    if contexts.places is not None:  # nothing but [SOS] is the same for all classes
+        kinds.append((jnp.broadcast_to(shared, (cuts[-1], *shared.shape)), 1))
+        shared, before = None, contexts.places
     if shared is not None:
         sos = jnp.broadcast_to(trunk, (len(shared), 1, trunk.shape[-1]))
         trunk = jnp.concatenate([sos, shared[:, :before]], axis=1) if before else trunk
@@ -107,11 +112,14 @@ def _branch(
     name: Names,
     words: Float[Array, "c L Dt"],
     start: int,
-    before: int,
+    before: int | Int[Array, " n"],
 ) -> Branch:
     """Names and what the trunk's first `start` tokens lack of their contexts."""
     _, n, m, _ = context.shape
     words = jnp.broadcast_to(words[:, None], (len(words), n, *words.shape[1:]))
+    if not isinstance(before, int):
+        whole = _insert(words, context, name.split, before)
+        return Branch(whole, name.eot + m + 1 - start, start)
     if before < m:
         words = _insert(words, context[:, :, before:], name.split)
     whole = jnp.concatenate([context[:, :, start - 1 : before], words], axis=2)
@@ -119,13 +127,17 @@ def _branch(
 
 
 def _insert(
-    words: Float[Array, "c n L Dt"], context: Float[Array, "c n K Dt"], split: Int[Array, " c"]
+    words: Float[Array, "c n L Dt"],
+    context: Float[Array, "c n K Dt"],
+    split: Int[Array, " c"],
+    before: Int[Array, " n"] | int = 0,
 ) -> Float[Array, "c n L+K Dt"]:
-    """Puts a context behind the first `split` words."""
+    """Puts the first `split` words behind the first `before` tokens of a context."""
     length, k = words.shape[2], context.shape[2]
-    places = jnp.arange(length + k)
-    inside = places - split[:, None]
-    order = jnp.where(inside < k, length + inside, places - k)
-    order = jnp.where(inside < 0, places, order)
+    t, split, before = jnp.arange(length + k), split[:, None, None], jnp.asarray(before)
+    before = before.reshape(1, -1, 1)
+    order = jnp.where(t < split + k, length + t - split, t - k)
+    order = jnp.where(t < before + split, t - before, order)
+    order = jnp.where(t < before, length + t, order)
     both = jnp.concatenate([words, context], axis=2)
-    return jnp.take_along_axis(both, order[:, None, :, None], axis=2)
+    return jnp.take_along_axis(both, order[..., None], axis=2)

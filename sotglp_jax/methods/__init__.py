@@ -21,6 +21,9 @@ NAMES = {
     "linear_probe": "sotglp_jax.methods.linear_probe:LinearProbe",
     "locoop": "sotglp_jax.methods.locoop:LoCoOp",
     "maple": "sotglp_jax.methods.maple:MaPLe",
+    "plot": "sotglp_jax.methods.plot:Plot",
+    "plotpp": "sotglp_jax.methods.plotpp:PlotPlusPlus",
+    "proda": "sotglp_jax.methods.proda:ProDA",
     "promptsrc": "sotglp_jax.methods.promptsrc:PromptSrc",
     "zeroshot": "sotglp_jax.methods.zeroshot:ZeroShot",
 }

@@ -56,10 +56,10 @@ class Check:
                 raise self._fault("loss is missing: a method that is trained in steps needs one")
             fixed = self._shapes("fixed", self.frozen, _packed(texts))
             self._demand("fixed", isinstance(fixed, dict), "a dictionary", fixed)
-            text, image = self._predicts(params, names)
+            _, image = self._predicts(params, names)
             for number, stage in enumerate(stages):
                 self._stage(stage, params)
-                self._loss(params, self.frozen | {"fixed": fixed}, text, image, number)
+                self._loss(params, self.frozen | {"fixed": fixed}, names, image, number)
 
     def finished(self, params: Any, names: Any) -> None:
         """Checks what `finish` gave, and what is predicted with it.
@@ -128,9 +128,10 @@ class Check:
                 "epochs: give one for each"
             )
 
-    def _loss(self, params: Params, frozen: dict, text: Any, image: dict, stage: int) -> None:
+    def _loss(self, params: Params, frozen: dict, names: Any, image: dict, stage: int) -> None:
         labels, zero = jax.ShapeDtypeStruct((IMAGES,), jnp.int32), np.int32(0)
-        moment = Moment(jax.random.key(0), zero, zero, stage)
+        moment = Moment(jax.random.key(0), zero, zero, stage, jax.random.key(0))
+        text = self._shapes("encode_step", params, frozen, names, moment)
         found = self._shapes("loss", params, frozen, text, image, labels, moment)
         pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)
         self._demand("loss", pair, "the values of all images and a dictionary of metrics", found)

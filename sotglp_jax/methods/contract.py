@@ -78,12 +78,14 @@ class Moment:
       step: batches of images before this one.
       update: optimizer steps on this batch before this one.
       stage: number of the stage.
+      batch: randomness of this batch, the same for all updates on it.
     """
 
     key: PRNGKeyArray
     step: Int[Array, ""]
     update: Int[Array, ""]
     stage: int = struct.field(pytree_node=False, default=0)
+    batch: PRNGKeyArray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +212,17 @@ class Method:
     ) -> dict[str, Float[Array, "B ..."]]:
         """Features of a batch; "cls" is plain CLIP's class token before its projection."""
         return self.towers.images(frozen, pixels)
+
+    def encode_step(self, params: Params, frozen: dict, names: Any, moment: Moment) -> Any:
+        """The text features that `loss` takes: those of `encode_classes`, or a part of them.
+
+        Args:
+          params: the parameters.
+          frozen: CLIP's weights, and what `fixed` made.
+          names: what `tokenize` gave, packed.
+          moment: of the step.
+        """
+        return self.encode_classes(params, frozen, names)
 
     def finish(self, params: Params, frozen: dict, text: Any, images: Images) -> Params:
         """The parameters to evaluate and keep, of those that training ended with.

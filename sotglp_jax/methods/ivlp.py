@@ -208,10 +208,14 @@ class Vpt(_Prompted):
         return {"prompted": self.towers.images(frozen, pixels, prompts=prompts)["cls"]}
 
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C 1 D"]:
-        """Text features of the sentences, not normalised: in training, those made once."""
-        if "fixed" in frozen:
-            return frozen["fixed"]["text"]
+        """Text features of the sentences, not normalised."""
         return self.towers.texts(frozen, names["names"])
+
+    def encode_step(
+        self, params: Params, frozen: dict, names: dict, moment: Moment
+    ) -> Float[Array, "C 1 D"]:
+        """Text features of the sentences, which are made once for the whole training."""
+        return frozen["fixed"]["text"]
 
     def score(
         self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict
