@@ -6,22 +6,20 @@ import jax
 import numpy as np
 import pytest
 
-from sotglp_jax import methods
 from sotglp_jax.benchmark import cases as benchmark
 from sotglp_jax.devices import sharding
 from sotglp_jax.errors import InputError
 
 TWO = {"vision_layers": 2, "text_layers": 2, "vision_width": 64, "text_width": 64}
 TWO |= {"vision_mlp": 256, "text_mlp": 256, "vision_heads": 1, "text_heads": 1, "embed_dim": 32}
-ZERO = dict.fromkeys(("epochs", "lr", "schedule", "warmup_epochs", "warmup_lr"), 0)
-LEARNING = [n for n in methods.NAMES if methods.make({"name": n}, None).stages(ZERO)]
+LEARNING = ("sotglp", "coop", "gallop", "maple", "plot", "promptsrc")
 
 
 def case(monkeypatch, method: str, **changes) -> benchmark.Case:
     """A small one."""
     size = dataclasses.replace(benchmark.SIZES["ViT-B/16"], image_tokens=17, vocab_size=512, **TWO)
     monkeypatch.setitem(benchmark.SIZES, "small", size)
-    depths = {"promptsrc": 9}  # of its recipe, in layers
+    depths = {"promptsrc": 9, "maple": 9}  # of its recipe, in layers
     if method in depths:
         deep = dataclasses.replace(size, vision_layers=9, text_layers=9)
         monkeypatch.setitem(benchmark.SIZES, "small", deep)

@@ -1,24 +1,35 @@
 """The numbers of the official PyTorch code; the files in tests/data hold them."""
 
 import functools
+import importlib
 
 import numpy as np
 import parity
 import pytest
 from conftest import ROOT
-from parities import coop, linear_probe, promptsrc, sotglp
 
 DATA = ROOT / "tests" / "data"
-GOLDENS = {
-    "tiny": sotglp,
-    "coop_dev": coop,
-    "linear_probe_dev": linear_probe,
-    "promptsrc_dev": promptsrc,
+GOLDENS = {"tiny": "sotglp"}
+GOLDENS |= {
+    f"{name}_dev": name
+    for name in (
+        *("cocoop", "coop", "gallop", "ivlp", "linear_probe", "locoop", "maple"),
+        *("plot", "plotpp", "proda", "promptsrc"),
+    )
 }
+MINUTES = {"plot_dev", "plotpp_dev"}  # of several solvers, and of several stages
+
+
+def keys(name: str) -> list[str]:
+    """What of a golden is compared."""
+    method = importlib.import_module(f"parities.{GOLDENS[name]}")
+    return sorted(set(np.load(DATA / f"{name}.npz")) - {"case"} - method.INPUTS)
+
+
 KEYS = [
-    (name, key)
-    for name, method in GOLDENS.items()
-    for key in sorted(set(np.load(DATA / f"{name}.npz")) - {"case"} - method.INPUTS)
+    pytest.param(name, key, marks=[pytest.mark.slow] * (name in MINUTES))
+    for name in GOLDENS
+    for key in keys(name)
 ]
 
 
