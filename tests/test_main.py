@@ -154,6 +154,7 @@ def test_a_setting_that_an_older_run_lacks_had_its_default(finished, main, clip_
     assert code == 2 and "method.tau (default 1.0 there, 0.5 now)" in err
 
 
+@pytest.mark.slow
 def test_after_a_divergence_a_lower_learning_rate_goes_on(main, clip_folder, tmp_path):
     workdir = tmp_path / "run"
     short = "--config.train.epochs=3"

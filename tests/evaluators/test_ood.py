@@ -128,6 +128,7 @@ def test_a_method_without_local_features_has_the_scores_that_need_none(clip_fold
     assert evaluator.compute(Scores(found.logits), "zero_shot", 1.0).keys() == {"zero_shot"}
 
 
+@pytest.mark.slow
 def test_detection_through_the_command(main, clip_folder, tmp_path):
     arguments = (
         f"--config=configs/ood.py:clip={clip_folder},shots=1",
