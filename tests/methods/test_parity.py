@@ -6,13 +6,16 @@ import numpy as np
 import parity
 import pytest
 from conftest import ROOT
-from parities import coop, linear_probe, promptsrc, sotglp
+from parities import cocoop, coop, ivlp, linear_probe, maple, promptsrc, sotglp
 
 DATA = ROOT / "tests" / "data"
 GOLDENS = {
     "tiny": sotglp,
+    "cocoop_dev": cocoop,
     "coop_dev": coop,
+    "ivlp_dev": ivlp,
     "linear_probe_dev": linear_probe,
+    "maple_dev": maple,
     "promptsrc_dev": promptsrc,
 }
 KEYS = [
