@@ -39,6 +39,7 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     tensors = official.load(path)
     run = prepare(config, folder)
     official.check_known(run.method)
+    official.check_clip(tensors, run.clip.params)
     if (run.workdir / "checkpoints").exists():
         raise InputError(f"{run.workdir} holds a run already: choose another --workdir.")
     names = run.names_on(sharding.make_mesh(1), run.method)

@@ -88,7 +88,8 @@ class Tokenizer:
             if len(row) + room > self.context_length:
                 raise InputError(
                     f'class name "{text}" needs {len(row) + room} tokens with its prompt, but '
-                    f"this CLIP reads {self.context_length}: shorten the name."
+                    f"this CLIP reads {self.context_length}: shorten the name"
+                    f"{' or the prompt' if room else ''}."
                 )
         longest = max(map(len, rows)) + room
         length = min(-(-longest // 8) * 8, self.context_length) - room

@@ -77,7 +77,8 @@ class Check:
         kept = ("vision", "logit_scale", *["text"] * self.method.text_waits)
         shown = {name: self.frozen[name] for name in kept}
         text = self._shapes("encode_classes", params, self.frozen, names)
-        self._rows("encode_classes", text, self.classes, "classes")
+        if not self.method.text_waits:
+            self._rows("encode_classes", text, self.classes, "classes")
         pixels = jax.ShapeDtypeStruct((IMAGES, self.size, self.size, 3), jnp.uint8)
         image = self._shapes("encode_images", params, shown, pixels)
         self._demand("encode_images", isinstance(image, dict), "a dictionary", image)

@@ -4,6 +4,7 @@ Source: https://arxiv.org/abs/2203.05557 and https://github.com/KaiyangZhou/CoOp
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -101,21 +102,27 @@ class CoCoOp(Method):
         """Text features of every class for every image, not normalised.
 
         So many images go through the text tower at once as make about `TOGETHER` sequences; where
-        there are more, the backward pass computes them again.
+        there are more, the backward pass computes them again. On several devices each of them has
+        all images for its classes.
         """
         contexts = params["ctx"] + self.shift(params, feature)[:, None]
-        group = max(1, min(len(contexts), TOGETHER // len(names.places)))
-        groups = -(-len(contexts) // group)
-        filled = jnp.resize(contexts, (groups * group, *contexts.shape[1:]))
-
-        def encode(some: Float[Array, "g M Dt"]) -> Float[Array, "g C D"]:
-            return self.towers.texts(frozen, names, some).swapaxes(0, 1)
-
+        count, *size = contexts.shape
+        if not isinstance(count, int):  # an export's, which any number of images may enter
+            return jax.lax.map(lambda one: self._texts(frozen, names, one[None])[0], contexts)
+        groups = -(-count // max(1, TOGETHER // len(names.places)))
         if groups == 1:
-            return encode(filled)
-        filled = filled.reshape(groups, group, *contexts.shape[1:])
-        found = jax.lax.map(jax.checkpoint(encode), filled)
-        return found.reshape(groups * group, *found.shape[2:])[: len(contexts)]
+            return self._texts(frozen, names, contexts)
+        group = -(-count // groups)
+        filled = jnp.resize(contexts, (groups, group, *size))
+        encode = jax.checkpoint(functools.partial(self._texts, frozen, names))
+        found = jax.lax.map(encode, filled)
+        return found.reshape(groups * group, *found.shape[2:])[:count]
+
+    def _texts(
+        self, frozen: dict, names: PackedClasses, contexts: Float[Array, "g M Dt"]
+    ) -> Float[Array, "g C D"]:
+        """Those of some images at once: contexts that all classes share."""
+        return self.towers.texts(frozen, names, contexts).swapaxes(0, 1)
 
     def score(self, params: Params, frozen: dict, text: PackedClasses, image: dict) -> Scores:
         """Scaled cosines of an image and the texts that it gives."""

@@ -123,10 +123,12 @@ class Method:
       learns: whether there is anything to train.
       frozen_images: whether `encode_images` leaves the parameters alone, so that features may come
         from a cache.
-      text_waits: whether `score` runs the text tower, since texts depend on the image.
+      text_waits: whether `score` runs the text tower, since texts depend on the image;
+        `encode_classes` may then give anything that `score` needs of the classes.
       decay: factors on the weight decay of parameters by name, 1 for all others.
-      torch_names: for each parameter its name in the authors' code, and a pair of functions that
-        bring an array into their layout and back (`clip.weights.SAME`, `TRANSPOSE`).
+      torch_names: for each parameter its name in the authors' code, or a function that names each
+        of its rows where these are tensors of their own; and a pair of functions that bring an
+        array, and a shape, into their layout and back (`clip.weights.SAME`, `TRANSPOSE`).
       torch_unused: regular expression of tensors there that no score depends on.
       note: what a table says of results that this method stands in for another one with.
     """

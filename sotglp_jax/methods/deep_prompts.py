@@ -1,5 +1,7 @@
 """Prompts at the input and in the deeper layers of the towers, which several methods share."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import optax
@@ -12,6 +14,26 @@ from sotglp_jax.methods.contract import Scores, accuracies, at_least, readable
 
 WORDS = ("a", "photo", "of", "a")
 SPREAD = 0.02  # standard deviation of a random start
+# The authors' checkpoints hold the frozen CLIP too, and PromptSRC's its teacher.
+TORCH_UNUSED = (
+    r"((prompt_learner\.ZS_)?image_encoder|text_encoder)\.(?!.*VPT).+|logit_scale|"
+    r"prompt_learner\.token_(prefix|suffix)"
+)
+
+
+def torch_rows(first: str, others: str, start: int = 1) -> Callable[[int], str]:
+    """Names of a parameter's rows in PyTorch: the first one's, and a pattern of all others.
+
+    Args:
+      first: of row 0.
+      others: with {} for a number.
+      start: the number of row 1.
+    """
+    return lambda row: others.format(row - 1 + start) if row else first
+
+
+TORCH_TEXT = torch_rows("prompt_learner.ctx", "text_encoder.transformer.resblocks.{}.VPT_shallow")
+TORCH_VISION = torch_rows("image_encoder.VPT", "image_encoder.transformer.resblocks.{}.VPT_shallow")
 
 
 def check_depth(towers: Towers | None, **depths: int) -> None:
@@ -38,15 +60,19 @@ def too_deep(name: str, depth: int, layers: int, tower: str) -> InputError:
 
 
 def tokenize(tokenizer: Tokenizer, class_names: tuple[str, ...], n: int) -> dict:
-    """Sentences without the words that n prompts replace, and the ids of these words.
+    """Sentences without what n prompts replace, and the ids of that.
 
-    The words "a photo of a" that no prompt replaces stay between prompts and name. Above four
-    prompts no words are left, and none to start from.
+    Prompts replace the first tokens of "a photo of a NAME."; what is left of the words stays
+    between prompts and name. Above four prompts the sentence is the name alone, and there are no
+    words to start from.
     """
-    kept = " ".join([*WORDS[n:], ""])
-    sentences = [f"{kept}{name}." for name in readable(class_names)]
-    context = tokenizer.encode(" ".join(WORDS))[:n]
-    return {"names": tokenizer(sentences, room=n), "context": np.array(context, np.int32)}
+    words = " ".join(WORDS) if n <= len(WORDS) else ""
+    sentences = [f"{words} {name}.".strip() for name in readable(class_names)]
+    context = tokenizer.encode(words)[:n]
+    tokens = tokenizer(sentences, room=n - len(context))
+    ids = np.delete(tokens.ids, np.arange(len(context)) + 1, axis=1)
+    names = tokens.replace(ids=ids, eot=tokens.eot - len(context))
+    return {"names": names, "context": np.array(context, np.int32)}
 
 
 def init_text(

@@ -13,6 +13,7 @@ import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.clip.weights import SAME
 from sotglp_jax.methods import deep_prompts
 from sotglp_jax.methods.contract import Method, Moment, Params, Scores, at_least, readable
 from sotglp_jax.methods.similarity import classify
@@ -23,6 +24,12 @@ class _Prompted(Method):
     """What the three have in common: cross-entropy of scaled cosines."""
 
     logits: ClassVar[Mapping[str, str]] = {"prompted": ""}
+    # Of the parameters that a method has.
+    torch_names: ClassVar[Mapping[str, tuple]] = {
+        "text_prompts": (deep_prompts.TORCH_TEXT, SAME),
+        "vision_prompts": (deep_prompts.TORCH_VISION, SAME),
+    }
+    torch_unused: ClassVar[str] = deep_prompts.TORCH_UNUSED
 
     def loss(
         self,

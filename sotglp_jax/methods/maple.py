@@ -14,9 +14,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.clip.weights import SAME
 from sotglp_jax.methods import deep_prompts
 from sotglp_jax.methods.contract import Method, Moment, Params, Scores, at_least
 from sotglp_jax.methods.similarity import classify
+
+
+def _torch(first: str, others: str) -> tuple:
+    """Names and layout of a parameter in the authors' module."""
+    module = "prompt_learner."
+    return deep_prompts.torch_rows(module + first, module + others, start=0), SAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +42,12 @@ class MaPLe(Method):
     logits: ClassVar[Mapping[str, str]] = {"prompted": ""}
     symbols: ClassVar[Mapping[str, str]] = {"depth": "J"}
     frozen_images: ClassVar[bool] = False
+    torch_names: ClassVar[Mapping[str, tuple]] = {
+        "text_prompts": _torch("ctx", "compound_prompts_text.{}"),
+        "proj_w": _torch("proj.weight", "compound_prompt_projections.{}.weight"),
+        "proj_b": _torch("proj.bias", "compound_prompt_projections.{}.bias"),
+    }
+    torch_unused: ClassVar[str] = deep_prompts.TORCH_UNUSED
 
     def __post_init__(self):
         at_least(1, n_ctx=self.n_ctx, depth=self.depth)

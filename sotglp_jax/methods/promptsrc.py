@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.clip.weights import SAME
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods import deep_prompts
 from sotglp_jax.methods.contract import (
@@ -64,6 +65,11 @@ class PromptSrc(Method):
     title: ClassVar[str] = "PromptSRC"
     logits: ClassVar[Mapping[str, str]] = {"prompted": ""}
     frozen_images: ClassVar[bool] = False
+    torch_names: ClassVar[Mapping[str, tuple]] = {
+        "text_prompts": (deep_prompts.TORCH_TEXT, SAME),
+        "vision_prompts": (deep_prompts.TORCH_VISION, SAME),
+    }
+    torch_unused: ClassVar[str] = deep_prompts.TORCH_UNUSED
 
     def __post_init__(self):
         at_least(1, n_text=self.n_text, n_vision=self.n_vision)

@@ -18,13 +18,42 @@ def check_known(method: Method) -> None:
         raise InputError(f"{method.title} has no parameters under names of PyTorch code.")
 
 
+def check_clip(tensors: Mapping[str, np.ndarray], params: Mapping) -> None:
+    """Raises `InputError` for prompts that lie beside the weights of another CLIP.
+
+    Args:
+      tensors: theirs by name, half precision or not.
+      params: as in `Clip.params`.
+    """
+    for theirs, tower in (("image_encoder", "vision"), ("text_encoder", "text")):
+        name, ours = f"{theirs}.positional_embedding", params[tower]["positional_embedding"]
+        found = tensors.get(name, ours)
+        near = found.shape == ours.shape and np.abs(found - ours).max() <= 1e-3 * np.abs(ours).max()
+        if not near:
+            raise InputError(
+                f"{name} in the file is not this CLIP's: choose the --config.clip.name that it "
+                "was trained with."
+            )
+
+
 def to_official(method: Method, params: Mapping) -> dict[str, np.ndarray]:
     """The parameters under their authors' names and in their layouts, float32."""
+    shapes = {ours: np.shape(params[ours]) for ours in method.torch_names if ours in params}
     return {
-        theirs: np.array(layout[0](np.asarray(params[ours])), np.float32, order="C")
-        for ours, (theirs, layout) in method.torch_names.items()
-        if ours in params
+        theirs: np.array(layout[0](np.asarray(params[ours])[place]), np.float32, order="C")
+        for theirs, (ours, place, layout) in _tensors(method, shapes).items()
     }
+
+
+def _tensors(method: Method, shapes: Mapping[str, tuple]) -> dict[str, tuple]:
+    """For each of their tensors our parameter, the part of it, and the layout."""
+    found = {}
+    for ours, shape in shapes.items():
+        names, layout = method.torch_names[ours]
+        places = [(names, ...)] if isinstance(names, str) else []
+        places = places or [(names(row), row) for row in range(shape[0])]
+        found |= {theirs: (ours, place, layout) for theirs, place in places}
+    return found
 
 
 def from_official(
@@ -40,17 +69,20 @@ def from_official(
     Raises:
       InputError: lists every missing, left-over and misshapen tensor.
     """
-    known = {ours: method.torch_names[ours] for ours in shapes}
-    expected = {theirs: layout[1](shapes[ours]) for ours, (theirs, layout) in known.items()}
+    known = _tensors(method, shapes)
+    expected = {
+        theirs: layout[1](shapes[ours] if place is ... else shapes[ours][1:])
+        for theirs, (ours, place, layout) in known.items()
+    }
     if faults := weights.mismatch(tensors, expected, method.torch_unused):
         raise InputError(
             f"the file does not fit this configuration: {faults}: choose dataset, clip, method, "
             "variant and the method's settings as it was trained with."
         )
-    return {
-        ours: np.array(layout[0](tensors[theirs]), order="C")
-        for ours, (theirs, layout) in known.items()
-    }
+    params = {ours: np.empty(shape, np.float32) for ours, shape in shapes.items()}
+    for theirs, (ours, place, layout) in known.items():
+        params[ours][place] = layout[0](tensors[theirs])
+    return params
 
 
 def load(path: Path) -> dict[str, np.ndarray]:

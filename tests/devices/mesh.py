@@ -15,7 +15,10 @@ import numpy as np
 import steps
 
 from sotglp_jax import clip
+from sotglp_jax.methods.cocoop import CoCoOp
 from sotglp_jax.methods.coop import CoOp
+from sotglp_jax.methods.ivlp import Ivlp, Language, Vpt
+from sotglp_jax.methods.maple import MaPLe
 from sotglp_jax.methods.promptsrc import PromptSrc
 from sotglp_jax.methods.sotglp import SotGlp
 
@@ -25,6 +28,11 @@ METHODS = {
     "coop": (CoOp, {"n_ctx": 4, "class_specific": True, "position": "middle"}),
     "coop_shared": (CoOp, {"n_ctx": 4}),
     "promptsrc": (PromptSrc, {"text_depth": 2, "vision_depth": 3}),
+    "cocoop": (CoCoOp, {"ctx_init": ""}),
+    "maple": (MaPLe, {"depth": 2}),
+    "ivlp": (Ivlp, {"text_depth": 2, "vision_depth": 3}),
+    "language": (Language, {"text_depth": 2}),
+    "vpt": (Vpt, {"vision_depth": 3}),
 }
 EXCHANGES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 

@@ -1,11 +1,13 @@
 """CoCoOp: texts that wait for the image."""
 
+import jax
 import numpy as np
 from goldens import compute as function_of
 from goldens import descend, draw_images, generator, load_clip, normal, packed
 
 from sotglp_jax.methods.cocoop import CoCoOp
 from sotglp_jax.methods.similarity import unit
+from sotglp_jax.state import sgd
 
 from .coop import rates
 
@@ -32,10 +34,6 @@ def under(prefix: str, params: dict) -> dict:
 
 def one_by_one(run, params: dict, rest: tuple, optim: dict) -> tuple[dict, list]:
     """Parameters after steps on one image each, in turn, and the loss before each."""
-    import jax
-
-    from sotglp_jax.state import sgd
-
     *fixed, images, labels = rest
     optimizer, losses = sgd(optim["momentum"], optim["weight_decay"]), []
     state = optimizer.init(params)
@@ -73,7 +71,7 @@ def compute(case: dict, golden) -> dict[str, np.ndarray]:
         "labels": labels,
         "image_features": features,
         "bias": method.shift(params, unit(features)),
-        "text_features": method.texts(params, frozen, names, unit(features)),
+        "text_features": jax.jit(method.texts)(params, frozen, names, unit(features)),
         "logits": scores.logits["prompted"],
         "loss": means["loss"],
         "sgd/losses": losses,
