@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME, TRANSPOSE
+from sotglp_jax.devices.images import image_by_image
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import (
     Method,
@@ -49,10 +50,11 @@ class GalLoP(Method):
 
     Attributes:
       n_global: N_g, prompts compared with the class token.
-      topk: k of every local prompt, whose number N_l is that of these; more than there are
-        patches means all of them.
-      n_local: N_l where `topk` has a single number, which is then that of all.
-      global_dropout: share of the global prompts left out for an image in training.
+      topk: k, the patches of each local prompt, or one number for all; more than there are in an
+        image means all of them.
+      n_local: N_l, prompts compared with patches.
+      global_dropout: share of the global prompts left out for an image in training, see
+        `keep_prompts`.
     """
 
     n_global: int = 4
@@ -67,6 +69,7 @@ class GalLoP(Method):
         "local": "local only",
     }
     symbols: ClassVar[Mapping[str, str]] = {"topk": "k"}
+    local: ClassVar[str] = "value"
     torch_names: ClassVar[Mapping[str, tuple]] = {
         "global_prompts": ("global_prompt", SAME),
         "local_prompts": ("local_prompts", SAME),
@@ -80,11 +83,16 @@ class GalLoP(Method):
             raise InputError(
                 f"method.global_dropout={self.global_dropout} leaves no prompt: set it below 1."
             )
-        sound = all(isinstance(k, int) and k > 0 for k in self.topk)
-        if not sound or len(self.topk) not in (1, self.n_local):
+        if not all(isinstance(k, int) and k > 0 for k in self.topk):
             raise InputError(
-                f"method.topk={self.topk} must be one number of patches for all {self.n_local} "
-                "local prompts of method.n_local, or one for each."
+                f"method.topk={self.topk} must be whole numbers of patches from 1 on, such as "
+                '--config.method.topk="(5, 10, 15, 20)".'
+            )
+        if len(self.topk) not in (1, self.n_local):
+            raise InputError(
+                f"method.topk={self.topk} must be one number of patches for each of the "
+                f"{self.n_local} local prompts of method.n_local, or a single one for all: set one "
+                "of the two."
             )
 
     @classmethod
@@ -103,6 +111,10 @@ class GalLoP(Method):
         context = tokenizer.encode(WORDS)
         names = tokenizer(readable(class_names), room=len(context))
         return {"names": names, "context": np.array(context, np.int32)}
+
+    def text_tokens(self, length: int) -> int:
+        """Names behind all prompts, which the classes share."""
+        return (self.n_global + self.n_local) * length
 
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """The parameters before the first step: all prompts alike, and no projection.
@@ -132,12 +144,14 @@ class GalLoP(Method):
 
     def score(self, params: Params, frozen: dict, text: ClassFeatures, image: dict) -> Scores:
         """Scaled means of the cosines, of each branch and of both."""
-        patches, sim_global, nearest = self._similarities(params, frozen, text, image)
-        scale = jnp.exp(frozen["logit_scale"])
-        of_global, of_local = scale * sim_global.mean(-1), scale * nearest.mean(-1)
-        logits = {"fused": (of_global + of_local) / 2, "global": of_global, "local": of_local}
-        local = cosines("bpd,cnd->bpcn", patches, unit(text.local))
+        sim_global, sims = self._similarities(params, frozen, text, image)
+        logits = self._logits(frozen, sim_global, self._nearest(sims))
+        local = jnp.stack(sims, axis=-1).swapaxes(1, 2)
         return Scores(logits, {"global": sim_global, "local": local})
+
+    def kept(self, images: int, key: PRNGKeyArray) -> Float[Array, "B Ng"]:
+        """Weights of the global prompts of each training image."""
+        return keep_prompts(images, self.n_global, self.global_dropout, key)
 
     def loss(
         self,
@@ -149,16 +163,16 @@ class GalLoP(Method):
         moment: Moment,
     ) -> tuple[Float[Array, " B"], dict[str, Array]]:
         """Cross-entropy of the global branch with dropout, and of every local prompt."""
-        logits = self.score(params, frozen, text, image).logits
-        _, sim_global, nearest = self._similarities(params, frozen, text, image)
-        scale = jnp.exp(frozen["logit_scale"])
-        keep = keep_prompts(len(labels), self.n_global, self.global_dropout, moment.key)
-        dropped = scale * jnp.einsum("bcn,bn->bc", sim_global, keep, precision="highest")
+        sim_global, sims = self._similarities(params, frozen, text, image)
+        nearest, scale = self._nearest(sims), jnp.exp(frozen["logit_scale"])
+        kept = self.kept(len(labels), moment.key)
+        dropped = scale * jnp.einsum("bcn,bn->bc", sim_global, kept, precision="highest")
         entropy = optax.softmax_cross_entropy_with_integer_labels
         of_global = entropy(dropped, labels)
         of_local = entropy(scale * jnp.moveaxis(nearest, -1, 0), labels[None]).mean(0)
         metrics = {"loss_global": of_global, "loss_local": of_local}
-        return of_global + of_local, metrics | accuracies(logits, labels)
+        metrics |= accuracies(self._logits(frozen, sim_global, nearest), labels)
+        return of_global + of_local, metrics
 
     def contexts(self, params: Params) -> dict[str, Array]:
         """Global and local prompts."""
@@ -170,17 +184,33 @@ class GalLoP(Method):
 
     def _similarities(
         self, params: Params, frozen: dict, text: ClassFeatures, image: dict
-    ) -> tuple[Float[Array, "B P D"], Float[Array, "B C Ng"], Float[Array, "B C Nl"]]:
-        """Unit patch features, global cosines, and means of the k largest local ones."""
+    ) -> tuple[Float[Array, "B C Ng"], list[Float[Array, "B C P"]]]:
+        """Cosines of the class token and the global prompts, and of patches and each local one.
+
+        The latter are apart, so that training never has them all at once.
+        """
         feature = unit(self.towers.project(frozen, image["cls"]))
-        adapted = jnp.matmul(image["patches"], params["local_projection"], precision="highest")
-        patches = unit(self.towers.project(frozen, adapted))
-        of_class = jnp.moveaxis(unit(text.local), 1, 0)
+        # Of the weights and not of the patches, which are more.
+        projection = self.towers.project(frozen, params["local_projection"])
+        patches = unit(jnp.matmul(image["patches"], projection, precision="highest"))
+        sims = [cosines("bpd,cd->bcp", patches, t) for t in jnp.moveaxis(unit(text.local), 1, 0)]
+        return cosines("bd,cnd->bcn", feature, unit(text.global_)), sims
+
+    def _nearest(self, sims: list[Float[Array, "B C P"]]) -> Float[Array, "B C Nl"]:
+        """The mean over the patches of each local prompt."""
         topk = self.topk * self.n_local if len(self.topk) == 1 else self.topk
-        # A prompt at a time, so that the cosines with all patches are not there at once.
-        nearest = [
-            jax.lax.top_k(cosines("bpd,cd->bcp", patches, t), min(k, patches.shape[1]))[0].mean(-1)
-            for t, k in zip(of_class, topk, strict=True)
-        ]
-        sim_global = cosines("bd,cnd->bcn", feature, unit(text.global_))
-        return patches, sim_global, jnp.stack(nearest, axis=-1)
+        pairs = zip(sims, topk, strict=True)
+        return jnp.stack([largest_mean(sim, k) for sim, k in pairs], axis=-1)
+
+    def _logits(
+        self, frozen: dict, sim_global: Float[Array, "B C Ng"], nearest: Float[Array, "B C Nl"]
+    ) -> dict[str, Float[Array, "B C"]]:
+        scale = jnp.exp(frozen["logit_scale"])
+        of_global, of_local = scale * sim_global.mean(-1), scale * nearest.mean(-1)
+        return {"fused": (of_global + of_local) / 2, "global": of_global, "local": of_local}
+
+
+def largest_mean(sim: Float[Array, "B C P"], k: int) -> Float[Array, "B C"]:
+    """The mean of the k largest cosines, of all where there are fewer; their gradient is 1 / k."""
+    k = min(k, sim.shape[-1])
+    return image_by_image(lambda x: jax.lax.top_k(x, k)[0], sim).mean(-1)

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.contract import PADDING, Moment, Params, accuracies, at_least
+from sotglp_jax.methods.contract import PADDING, Images, Moment, Params, accuracies, at_least
 from sotglp_jax.methods.coop import CoOp
 
 SHARE = 0.2  # of the classes: K = 200 of ImageNet's 1000
@@ -47,6 +48,11 @@ class LoCoOp(CoOp):
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
         """CoOp's few-shot settings, 50 epochs for every number of shots."""
         return super().recipe(name, dataset, shots, "few_shot") | {"train.epochs": 50}
+
+    def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
+        """See `CoOp.init`."""
+        self.nearest(len(names["names"].places))  # refuses before any image is read
+        return super().init(key, frozen, names)
 
     def nearest(self, classes: int) -> int:
         """K for so many classes.
@@ -85,8 +91,18 @@ class LoCoOp(CoOp):
         images = jnp.sum(labels != PADDING)
         of_image = jnp.sum(entropy * outside, axis=-1) * images / jnp.maximum(outside.sum(), 1)
         values = optax.softmax_cross_entropy_with_integer_labels(scores.logits["prompted"], labels)
-        metrics = {"loss_id": values, "loss_en": -of_image, "topk": jnp.float32(k)}
+        metrics = {"loss_id": values, "loss_en": -of_image}
         return values - self.weight * of_image, metrics | accuracies(scores.logits, labels)
+
+    def finish(
+        self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], images: Images
+    ) -> Params:
+        """Adds "topk" (), the K of the training."""
+        return params | {"topk": np.array(self.nearest(len(text)), np.int32)}
+
+    def summary(self, params: Params) -> dict[str, dict[str, float]]:
+        """The K of the training."""
+        return {"background": {"K": float(params["topk"])}}
 
 
 def background(

@@ -5,9 +5,8 @@ import numpy as np
 from goldens import draw_images, generator, load_clip, normal, packed
 
 from sotglp_jax.evaluators import detection, ood
-from sotglp_jax.methods import gallop
 from sotglp_jax.methods.contract import Moment, Stage, masked_mean
-from sotglp_jax.methods.gallop import GalLoP
+from sotglp_jax.methods.gallop import GalLoP, largest_mean
 from sotglp_jax.schedules import learning_rate
 from sotglp_jax.state import sgd
 
@@ -15,6 +14,9 @@ from . import measured
 
 INPUTS = {"tokens", "tokens_raw", "dropout_index", "other_dropout_index"}
 INPUTS |= {"ood_metric/id", "ood_metric/ood"}
+LOSSES = ("loss", "loss_global", "loss_local")
+EMPTY = np.array([[49406, 49407]])  # its first and its last token, and no name
+PROMPT_INIT = np.array([320, 1125, 539, 320])  # "a photo of a" in CLIP's vocabulary
 OURS = {
     "global_prompt": "global_prompts",
     "local_prompts": "local_prompts",
@@ -22,11 +24,15 @@ OURS = {
 }
 
 
-def stored_draws(images: int, n_global: int, share: float, key) -> jax.Array:
-    """In place of `keep_prompts`: the key is what was drawn."""
-    keep = max(n_global - int(share * n_global), 1)
-    assert key.shape == (images, keep), (key.shape, images, keep)
-    return jax.nn.one_hot(key, n_global).mean(1)
+class WithStoredDraws(GalLoP):
+    """Takes the golden's draws of the global prompts in place of a key."""
+
+    def kept(self, images, key):
+        assert key.shape == (
+            images,
+            max(self.n_global - int(self.global_dropout * self.n_global), 1),
+        )
+        return jax.nn.one_hot(key, self.n_global).mean(1)
 
 
 def function_of(method: GalLoP):
@@ -41,8 +47,7 @@ def function_of(method: GalLoP):
             values, metrics = method.loss(params, frozen, text, image, labels, moment)
             means = {k: masked_mean(x, labels) for k, x in ({"loss": values} | metrics).items()}
             scores = method.score(params, frozen, text, image)
-            topk = method._similarities(params, frozen, text, image)[2]
-            return means["loss"], (image, text, scores, topk, means)
+            return means["loss"], (image, text, scores, means)
 
         gradient, found = jax.grad(objective, has_aux=True)(params)
         return *found, gradient
@@ -86,81 +91,78 @@ def rates(epochs: int) -> list[float]:
     return [float(learning_rate(stage, epoch)) for epoch in range(epochs)]
 
 
-def compute(case: dict, golden) -> dict[str, np.ndarray]:
-    """Ours for every key."""
-    before, gallop.keep_prompts = gallop.keep_prompts, stored_draws
-    try:
-        return _compute(case, golden)
-    finally:
-        gallop.keep_prompts = before
+def topk_mean(method: GalLoP, scores) -> np.ndarray:
+    """The means over the patches of each local prompt, of the cosines that evaluation has."""
+    topk = method.topk * method.n_local if len(method.topk) == 1 else method.topk
+    sims = np.moveaxis(np.asarray(scores.sims["local"]), (3, 1), (0, 3))
+    return np.stack([largest_mean(x, k) for x, k in zip(sims, topk, strict=True)], axis=-1)
 
 
-def _compute(case: dict, golden) -> dict[str, np.ndarray]:
-    (towers, frozen), rng = load_clip(case), generator(case)
+def draw_params(case: dict, rng: np.random.Generator, m: int) -> dict[str, np.ndarray]:
+    """What is learned, in the order of the golden's page."""
     width, text_width = case["vision_width"], case["text_width"]
-    m, n_local = golden["prompt_init"].shape[0], case["n_local"]
-    params = {
+    return {
         "global_prompts": normal(rng, 0.1, case["n_global"], m, text_width),
-        "local_prompts": normal(rng, 0.1, n_local, m, text_width),
+        "local_prompts": normal(rng, 0.1, case["n_local"], m, text_width),
         "local_projection": (np.eye(width, dtype=np.float32) + normal(rng, 0.02, width, width)).T,
     }
+
+
+def of_other(method: GalLoP, params: dict, draws: np.ndarray, rest: tuple) -> dict:
+    """The keys of the case's other settings."""
+    _, _, scores, means, _ = function_of(method)(params, draws, *rest)
+    found = {name: means[name] for name in LOSSES} | {"topk_mean": topk_mean(method, scores)}
+    found |= probabilities(scores)
+    return {f"other/{name}": x for name, x in found.items()}
+
+
+def compute(case: dict, golden) -> dict[str, np.ndarray]:
+    """Ours for every key."""
+    (towers, frozen), rng = load_clip(case), generator(case)
+    params = draw_params(case, rng, len(golden["prompt_init"]))
     images, labels = draw_images(case, rng)
-    names = {"names": packed(golden["tokens"])}
-    options = {"n_global": case["n_global"], "n_local": n_local}
-    method = GalLoP(towers, **options, topk=tuple(case["topk"]), global_dropout=case["dropout_p"])
-    rest, run = (frozen, names, images, labels), function_of(method)
-    draws = golden["dropout_index"]
-    image, text, scores, topk, means, gradient = run(params, draws[0], *rest)
+    rest = (frozen, {"names": packed(golden["tokens"])}, images, labels)
+    sizes = {"n_global": case["n_global"], "n_local": case["n_local"]}
+    method, other = (
+        WithStoredDraws(towers, **sizes, topk=tuple(topk), global_dropout=dropout)
+        for topk, dropout in (
+            (case["topk"], case["dropout_p"]),
+            (case["other_topk"], case["other_dropout_p"]),
+        )
+    )
+    run, draws = function_of(method), golden["dropout_index"]
+    image, text, scores, means, gradient = run(params, draws[0], *rest)
     after, losses = descended(run, params, draws, rest, case["optim"])
-    other = GalLoP(
-        towers,
-        **options,
-        topk=tuple(case["other_topk"]),
-        global_dropout=case["other_dropout_p"],
-    )
-    _, _, others, other_topk, other_means, _ = function_of(other)(
-        params, golden["other_dropout_index"], *rest
-    )
-    empty = np.array([[49406, 49407]])
     prompts = np.concatenate([params["global_prompts"], params["local_prompts"]])
-    no_class = towers.texts(frozen, packed(empty), prompts)
-    adapted = image["patches"] @ params["local_projection"]
-    found = probabilities(scores) | detected(scores, case["ood_T"][0])
-    found |= detected(scores, case["ood_T"][1])
-    of_other = probabilities(others)
-    inside, outside = golden["ood_metric/id"], golden["ood_metric/ood"]
+    no_class = np.asarray(towers.texts(frozen, packed(EMPTY), prompts))
     ours = {
         **theirs(params),
         "labels": labels,
-        "prompt_init": prompt_init(towers, frozen),
+        "prompt_init": towers.embed(frozen, PROMPT_INIT),
         "image_cls_pre_proj": image["cls"],
         "image_local_pre_proj": image["patches"],
         "image_features": towers.project(frozen, image["cls"]),
-        "local_features": towers.project(frozen, adapted),
+        "local_features": towers.project(frozen, image["patches"] @ params["local_projection"]),
         "text_global": text.global_,
         "text_local": text.local,
         "no_class_global": no_class[:, : case["n_global"]],
         "no_class_local": no_class[:, case["n_global"] :],
         "global_sim": scores.sims["global"],
         "local_sim": scores.sims["local"],
-        "topk_mean": topk,
-        **{key: means[key] for key in ("loss", "loss_global", "loss_local")},
+        "topk_mean": topk_mean(method, scores),
+        **{name: means[name] for name in LOSSES},
         **{f"grad/{name}": x for name, x in theirs(gradient).items()},
-        **found,
-        **{f"other/{key}": other_means[key] for key in ("loss", "loss_global", "loss_local")},
-        "other/topk_mean": other_topk,
-        **{f"other/{name}": x for name, x in of_other.items()},
+        **probabilities(scores),
+        **of_other(other, params, golden["other_dropout_index"], rest),
         "sgd/losses": losses,
         **{f"sgd/{name}": x for name, x in theirs(after).items()},
         **{f"sgd/{k}": x for k, x in probabilities(run(after, draws[0], *rest)[2]).items()},
-        "lr/50": rates(50),
-        "lr/200": rates(200),
-        "ood_metric/fpr95": measured.strict_fpr95(inside, outside),
-        "ood_metric/auroc": detection.auroc(-inside, -outside),
+        **{f"lr/{epochs}": rates(epochs) for epochs in (50, 200)},
+        "ood_metric/fpr95": measured.strict_fpr95(
+            golden["ood_metric/id"], golden["ood_metric/ood"]
+        ),
+        "ood_metric/auroc": detection.auroc(-golden["ood_metric/id"], -golden["ood_metric/ood"]),
     }
+    for temperature in case["ood_T"]:
+        ours |= detected(scores, temperature)
     return {key: np.asarray(x) for key, x in ours.items()}
-
-
-def prompt_init(towers, frozen: dict) -> np.ndarray:
-    """Embeddings of "a photo of a" by the ids of CLIP's vocabulary."""
-    return towers.embed(frozen, np.array([320, 1125, 539, 320]))
