@@ -88,7 +88,7 @@ class Plot(Method):
         feature, patches = (unit(project(frozen, image[key])) for key in ("cls", "patches"))
         local = cosines("bpd,cnd->bpcn", patches, unit(text))
         sim = local.transpose(0, 2, 1, 3)
-        plan = transport.plan(jax.lax.stop_gradient(sim), self.epsilon, self.iterations)
+        plan = self.plan(jax.lax.stop_gradient(sim))
         phi = jnp.sum(plan * sim, axis=(-2, -1))
         logits = scale * phi
         if self.add_pooled:
@@ -96,6 +96,10 @@ class Plot(Method):
         support = jnp.broadcast_to(jnp.arange(sim.shape[2]), sim.shape[:3])
         sims = {"global": cosines("bd,cnd->bcn", feature, unit(text)), "local": local}
         return Scores({"transport": logits}, sims, {"support": support, "plan": plan, "phi": phi})
+
+    def plan(self, sim: Float[Array, "B C P N"]) -> Float[Array, "B C P N"]:
+        """The plan of every image and class."""
+        return transport.plan(sim, self.epsilon, self.iterations)
 
     def loss(
         self,
