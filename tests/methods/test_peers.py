@@ -1,4 +1,4 @@
-"""CoOp and PromptSRC through the program: base to new, predictions, exports, PyTorch's names."""
+"""Other methods through the program: base to new, predictions, exports, PyTorch's names."""
 
 import json
 import re
@@ -21,9 +21,29 @@ from sotglp_jax.run import prepare
 from sotglp_jax.trained import exported
 
 pytestmark = pytest.mark.usefixtures("compiled")
-TITLES = {"coop": "CoOp", "promptsrc": "PromptSRC"}
+TITLES = {"coop": "CoOp", "promptsrc": "PromptSRC", "cocoop": "CoCoOp", "maple": "MaPLe"}
+TITLES |= {"ivlp": "IVLP", "language": "deep text prompting", "vpt": "VPT"}
 # The tiny CLIP has three layers of vision and two of text.
-OPTIONS = {"promptsrc": {"method.text_depth": 2, "method.vision_depth": 3}}
+TEXT, VISION = {"method.text_depth": 2}, {"method.vision_depth": 3}
+OPTIONS = {
+    "promptsrc": TEXT | VISION,
+    "ivlp": TEXT | VISION,
+    "language": TEXT,
+    "vpt": VISION,
+    "maple": {"method.depth": 2},
+}
+META_NET = [f"linear{i}_{part}" for i in (1, 2) for part in ("weight", "bias")]
+LEARNED = {
+    "coop": ["ctx"],
+    "cocoop": ["ctx", *META_NET],
+    "promptsrc": ["text_prompts", "vision_prompts"],
+    "ivlp": ["text_prompts", "vision_prompts"],
+    "language": ["text_prompts"],
+    "vpt": ["vision_prompts"],
+    "maple": ["text_prompts", "proj_w", "proj_b"],
+}
+# Made of the same parts as the others.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("maple", "ivlp", "language", "vpt")]
 TEST = range(900, 1797)
 
 
@@ -40,7 +60,7 @@ def results_of(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.fixture(scope="module", params=TITLES)
+@pytest.fixture(scope="module", params=["coop", "promptsrc", "cocoop", *SLOW])
 def run(request, tmp_path_factory):
     """The folder of a finished run of each."""
     folder = tmp_path_factory.mktemp("runs") / request.param
@@ -87,22 +107,16 @@ def test_inspect_tells_what_was_learned(run, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(programs, "keep", lambda: None)  # not into the user's folder
     inspect.main(Namespace(folder=run, out=tmp_path / "picture.png"))
     out = capsys.readouterr().out
-    learned = {"coop": ["ctx"], "promptsrc": ["text_prompts", "vision_prompts"]}[run.name]
-    for name in learned:
+    for name in LEARNED[run.name]:
         assert re.search(rf"(?m)^ *{name} +\d", out), out
     assert (tmp_path / "picture.png").exists()
 
 
-def test_prompts_of_coop_go_out_and_in(run, tmp_path):
+def test_prompts_go_out_and_in(run, tmp_path):
     config, file = configuration(run.name), tmp_path / "theirs.safetensors"
-    if run.name == "promptsrc":
-        with pytest.raises(InputError, match="PromptSRC has no parameters under names of PyTorch"):
-            exchange.take_out(run, file)
-        return
     exchange.take_out(run, file)
-    ours, params = load_file(file), load_file(run / "params.safetensors")
-    assert ours.keys() == {"ctx"}
-    np.testing.assert_array_equal(ours["ctx"], params["ctx"])
+    params = load_file(run / "params.safetensors")
+    assert sum(x.size for x in load_file(file).values()) == sum(x.size for x in params.values())
     exchange.bring_in(file, config, str(tmp_path / "again"))
     study.run_one(config, str(tmp_path / "again"), "eval")
     jax.tree.map(
