@@ -22,7 +22,7 @@ from sotglp_jax.workdir import default_path
         (["--config=README.md"], "README.md is no Python file"),
         (
             ["--config=configs/fewshot.py:method=coop", "--config.method.topk=5"],
-            "no `topk` in coop; it has class_specific, ctx_init, n_ctx, position.",
+            "no `topk` in coop; it has class_specific, ctx_init, local, n_ctx, position.",
         ),
         (["--config=configs/fewshot.py", "--nothing=1"], "Unknown command line flag"),
         (["--config=configs/fewshot.py", "stray"], '"stray" is no flag'),
