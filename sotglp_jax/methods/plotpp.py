@@ -4,7 +4,7 @@ Source: https://github.com/CHENGY12/PLOT (plot-pp), https://arxiv.org/abs/2210.0
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -83,8 +83,8 @@ class PlotPlusPlus(Method):
     """s · Σ T S over the cosines S of several image features and several text features.
 
     Attributes:
-      templates: what the N text prompts start from; the first one's words are K, the learned
-        tokens of each.
+      templates: what the N text prompts start from; the first one's tokens, which are its words in
+        OpenAI's vocabulary, are K, the learned tokens of each.
       n_vision: prompts of the vision tower, M passes through it.
       n_ctx_vision: tokens of each of these.
       epsilon: entropic regularisation of the plan, in units of 1 - cosine.
@@ -114,11 +114,6 @@ class PlotPlusPlus(Method):
                 f"method.templates={self.templates} must be sentences of a word or more each."
             )
 
-    @property
-    def n_ctx(self) -> int:
-        """K, learned tokens of a text prompt."""
-        return len(self.templates[0].split())
-
     @classmethod
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
         """The authors' scripts; the first stage has 50 epochs, as their README takes them."""
@@ -138,34 +133,21 @@ class PlotPlusPlus(Method):
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """What stays behind the learned tokens of each template's sentences, and all starts.
 
-        Templates of equally many words leave the same tokens; "rest 0" is the name alone.
+        Templates of equally many tokens leave the same, "rest of" their numbers; it is the name
+        alone where these are as many as the first template's.
         """
-        tree, names = {"start": self._start(tokenizer)}, readable(class_names)
-        for surplus, (first, *_) in self._groups():
-            whole = tokenizer([f"{self.templates[first]} {name}." for name in names])
-            ids = np.concatenate([whole.ids[:, :1], whole.ids[:, 1 + self.n_ctx :]], axis=1)
-            tree[f"rest {surplus}"] = whole.replace(ids=ids, eot=whole.eot - self.n_ctx)
+        counts = [len(tokenizer.encode(template)) for template in self.templates]
+        k, names = counts[0], readable(class_names)
+        ids = [tokenizer([template]).ids[0, 1:] for template in self.templates]
+        start = np.stack([np.pad(row, (0, k))[:k] for row in ids])  # [EOT] behind a shorter one
+        tree = {"start": start.astype(np.int32)}
+        for count in sorted(set(counts)):
+            members = [i for i, other in enumerate(counts) if other == count]
+            whole = tokenizer([f"{self.templates[members[0]]} {name}." for name in names])
+            rest = np.concatenate([whole.ids[:, :1], whole.ids[:, 1 + k :]], axis=1)
+            key = " ".join(["rest of", *map(str, members)])
+            tree[key] = whole.replace(ids=rest, eot=whole.eot - k)
         return tree
-
-    def _groups(self) -> Iterator[tuple[int, list[int]]]:
-        """Templates by how many words they have more than learned tokens."""
-        surplus = [len(template.split()) - self.n_ctx for template in self.templates]
-        for value in sorted(set(surplus)):
-            yield value, [i for i, x in enumerate(surplus) if x == value]
-
-    def _start(self, tokenizer: Tokenizer) -> Int[np.ndarray, "N K"]:
-        """Ids of each template's first K tokens, with [EOT] behind a shorter one."""
-        rows = []
-        for template in self.templates:
-            found = tokenizer.encode(template)
-            if len(found) != len(template.split()):
-                raise InputError(
-                    f'method.templates has "{template}" of {len(template.split())} words but '
-                    f"{len(found)} tokens: choose words of one token."
-                )
-            ids = tokenizer([template]).ids[0, 1:]
-            rows.append(np.pad(ids, (0, self.n_ctx))[: self.n_ctx])
-        return np.stack(rows).astype(np.int32)
 
     def tokenize_fixed(self, tokenizer: Tokenizer, class_names: tuple[str, ...]) -> Any:
         """The same, for the first stage's text features, which are made once."""
@@ -201,9 +183,9 @@ class PlotPlusPlus(Method):
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C N D"]:
         """Text features of all prompts and names, not normalised."""
         found = {}
-        for surplus, members in self._groups():
-            shared = params["ctx"][np.array(members)]
-            text = self.towers.texts(frozen, names[f"rest {surplus}"], shared)
+        for key in sorted(names.keys() - {"start"}):
+            members = [int(number) for number in key.removeprefix("rest of ").split()]
+            text = self.towers.texts(frozen, names[key], params["ctx"][np.array(members)])
             found |= {number: text[:, i] for i, number in enumerate(members)}
         return jnp.stack([found[i] for i in range(len(self.templates))], axis=1)
 

@@ -50,13 +50,14 @@ def inputs(case: dict, words: list[list[int]], known: dict) -> tuple[int, dict]:
     """K, and what `PlotPlusPlus.tokenize` would give."""
     k = len(words[0])
     tree = {"start": np.array([(ids + [END] + [0] * k)[:k] for ids in words], np.int32)}
-    for surplus in {len(ids) - k for ids in words}:
-        template = next(ids for ids in words if len(ids) - k == surplus)
-        rows = [[*template, *known[name], END][k:] for name in case["names"]]
+    for count in {len(ids) for ids in words}:
+        members = [i for i, ids in enumerate(words) if len(ids) == count]
+        rows = [[*words[members[0]], *known[name], END][k:] for name in case["names"]]
         longest = max(map(len, rows))
         ids = np.array([[49406, *row] + [0] * (longest - len(row)) for row in rows], np.int32)
         eot = np.array([len(row) for row in rows], np.int32)
-        tree[f"rest {surplus}"] = pack(Tokens(ids, eot, np.zeros_like(eot)))
+        key = " ".join(["rest of", *map(str, members)])
+        tree[key] = pack(Tokens(ids, eot, np.zeros_like(eot)))
     return k, tree
 
 
