@@ -159,9 +159,10 @@ def _lock(workdir: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
+        with file:
+            holder = file.read().strip() or "another process"
         raise InputError(
-            f"{workdir} is in use by {file.read().strip() or 'another process'}: wait for it, or "
-            "choose another --workdir."
+            f"{workdir} is in use by {holder}: wait for it, or choose another --workdir."
         ) from None
     except OSError:  # a file system without locks
         return file
