@@ -133,16 +133,17 @@ class PlotPlusPlus(Method):
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """What stays behind the learned tokens of each template's sentences, and all starts.
 
-        Templates of equally many tokens leave the same, "rest of" their numbers; it is the name
-        alone where these are as many as the first template's.
+        Templates that leave the same have it once, as "rest of" their numbers; it is the name alone
+        where a template has no more tokens than the first one.
         """
-        counts = [len(tokenizer.encode(template)) for template in self.templates]
-        k, names = counts[0], readable(class_names)
-        ids = [tokenizer([template]).ids[0, 1:] for template in self.templates]
-        start = np.stack([np.pad(row, (0, k))[:k] for row in ids])  # [EOT] behind a shorter one
+        ids = [tokenizer.encode(template) for template in self.templates]
+        k, names, groups = len(ids[0]), readable(class_names), {}
+        for number, row in enumerate(ids):
+            groups.setdefault((min(len(row), k), *row[k:]), []).append(number)
+        padded = [np.pad(tokenizer([t]).ids[0, 1:], (0, k)) for t in self.templates]
+        start = np.stack([row[:k] for row in padded])  # [EOT] behind a shorter one
         tree = {"start": start.astype(np.int32)}
-        for count in sorted(set(counts)):
-            members = [i for i, other in enumerate(counts) if other == count]
+        for members in groups.values():
             whole = tokenizer([f"{self.templates[members[0]]} {name}." for name in names])
             rest = np.concatenate([whole.ids[:, :1], whole.ids[:, 1 + k :]], axis=1)
             key = " ".join(["rest of", *map(str, members)])
@@ -150,7 +151,7 @@ class PlotPlusPlus(Method):
         return tree
 
     def tokenize_fixed(self, tokenizer: Tokenizer, class_names: tuple[str, ...]) -> Any:
-        """The same, for the first stage's text features, which are made once."""
+        """The tree of `tokenize`, for the text features of the first stage."""
         return self.tokenize(tokenizer, class_names, "")
 
     def fixed(self, frozen: dict, names: Any) -> dict:

@@ -50,8 +50,10 @@ def inputs(case: dict, words: list[list[int]], known: dict) -> tuple[int, dict]:
     """K, and what `PlotPlusPlus.tokenize` would give."""
     k = len(words[0])
     tree = {"start": np.array([(ids + [END] + [0] * k)[:k] for ids in words], np.int32)}
-    for count in {len(ids) for ids in words}:
-        members = [i for i, ids in enumerate(words) if len(ids) == count]
+    groups = {}
+    for number, ids in enumerate(words):
+        groups.setdefault((min(len(ids), k), *ids[k:]), []).append(number)
+    for members in groups.values():
         rows = [[*words[members[0]], *known[name], END][k:] for name in case["names"]]
         longest = max(map(len, rows))
         ids = np.array([[49406, *row] + [0] * (longest - len(row)) for row in rows], np.int32)
