@@ -5,19 +5,18 @@ Source: https://arxiv.org/abs/2203.05557 and https://github.com/KaiyangZhou/CoOp
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from sotglp_jax.clip.packing import PackedClasses
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME
-from sotglp_jax.methods import deep_prompts
-from sotglp_jax.methods.contract import Method, Moment, Params, Scores
+from sotglp_jax.methods import dassl, prompts
+from sotglp_jax.methods.contract import Params, Scores
 from sotglp_jax.methods.coop import CoOp
 from sotglp_jax.methods.similarity import cosines, unit
 
@@ -26,7 +25,7 @@ TOGETHER = 512  # sequences, of images times classes, that go through the text t
 
 
 @dataclasses.dataclass(frozen=True)
-class CoCoOp(Method):
+class CoCoOp(dassl.CrossEntropy):
     """s · f · t_c(f), whose context is ctx + W₂ relu(W₁ f + b₁) + b₂.
 
     Attributes:
@@ -62,7 +61,7 @@ class CoCoOp(Method):
     @classmethod
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
         """The authors' settings, the same for all data sets and protocols."""
-        return deep_prompts.family(epochs=10, lr=0.002, batch_size=1)
+        return dassl.settings(epochs=10, lr=0.002, batch_size=1)
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """Names with their full stop, and the ids of the words that the context starts from."""
@@ -73,16 +72,11 @@ class CoCoOp(Method):
         of_ctx, *of_layers = jax.random.split(key, 3)
         width, text_width = self.towers.vision.embed_dim, self.towers.text.width
         hidden = max(width // NARROW, 1)
+        sizes = (width, hidden), (hidden, text_width)
         params = self._start.init(of_ctx, frozen, names)
-        for layer, k, (n_in, n_out) in zip(
-            ("linear1", "linear2"), of_layers, ((width, hidden), (hidden, text_width)), strict=True
-        ):
-            keys, bound = jax.random.split(k), 1 / math.sqrt(n_in)
-            for part, of_part, shape in zip(
-                ("weight", "bias"), keys, ((n_out, n_in), (n_out,)), strict=True
-            ):
-                drawn = jax.random.uniform(of_part, shape, minval=-bound, maxval=bound)
-                params[f"{layer}_{part}"] = drawn
+        for layer, of_layer, size in zip(("linear1", "linear2"), of_layers, sizes, strict=True):
+            weight, bias = prompts.linear(of_layer, *size)
+            params |= {f"{layer}_weight": weight, f"{layer}_bias": bias}
         return params
 
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> PackedClasses:
@@ -132,18 +126,6 @@ class CoCoOp(Method):
         return Scores(
             {"prompted": jnp.exp(frozen["logit_scale"]) * sim}, {"global": sim[..., None]}
         )
-
-    def loss(
-        self,
-        params: Params,
-        frozen: dict,
-        text: PackedClasses,
-        image: dict,
-        labels: Int[Array, " B"],
-        moment: Moment,
-    ) -> tuple[Float[Array, " B"], dict[str, Array]]:
-        """Cross-entropy."""
-        return deep_prompts.cross_entropy(self.score(params, frozen, text, image), labels)
 
     def contexts(self, params: Params) -> dict[str, Array]:
         """The context before an image moves it."""

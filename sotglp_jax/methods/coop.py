@@ -7,33 +7,27 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods import dassl, prompts
 from sotglp_jax.methods.contract import (
     Method,
-    Moment,
     Params,
     Scores,
-    accuracies,
     at_least,
     one_of,
     readable,
 )
 from sotglp_jax.methods.similarity import classify, with_patches
 
-SPREAD = 0.02  # standard deviation of a random start
-EPOCHS = {1: 50, 2: 100, 4: 100}  # by shots, 200 for all others
-
 
 @dataclasses.dataclass(frozen=True)
-class CoOp(Method):
+class CoOp(dassl.CrossEntropy):
     """s · f · t_c with learned context.
 
     Attributes:
@@ -73,14 +67,7 @@ class CoOp(Method):
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
         """The authors' scripts; of the protocols with new classes, those of CoCoOp's paper."""
         words = {"method.ctx_init": "a photo of a"} if protocol != "few_shot" else {}
-        return words | {
-            "train.epochs": 50 if dataset == "imagenet" else EPOCHS.get(shots, 200),
-            "train.batch_size": 32,
-            "train.lr": 0.002,
-            "train.weight_decay": 5e-4,
-            "train.schedule": "dassl",
-            "train.warmup_epochs": 1,
-        }
+        return words | dassl.settings(dassl.epochs(dataset, shots), lr=0.002, batch_size=32)
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """Names with their full stop, and the ids of the words that the context starts from."""
@@ -110,7 +97,7 @@ class CoOp(Method):
             return {"ctx": self.towers.embed(frozen, names["context"]).astype(jnp.float32)}
         classes = (len(names["names"].places),) * self.class_specific
         shape = (*classes, self.n_ctx, self.towers.text.width)
-        return {"ctx": SPREAD * jax.random.normal(key, shape)}
+        return {"ctx": prompts.normal(key, shape)}
 
     def encode_images(
         self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
@@ -133,20 +120,6 @@ class CoOp(Method):
         """Scaled cosines of class token and texts, and of patches where `image` has them."""
         scores = classify(self.towers, frozen, image["cls"], text, "prompted")
         return with_patches(scores, self.towers, frozen, image, text)
-
-    def loss(
-        self,
-        params: Params,
-        frozen: dict,
-        text: Float[Array, "C 1 D"],
-        image: dict,
-        labels: Int[Array, " B"],
-        moment: Moment,
-    ) -> tuple[Float[Array, " B"], dict[str, Array]]:
-        """Cross-entropy."""
-        logits = self.score(params, frozen, text, image).logits
-        values = optax.softmax_cross_entropy_with_integer_labels(logits["prompted"], labels)
-        return values, accuracies(logits, labels)
 
     def on(self, params: Params, labels: tuple[int, ...]) -> tuple[Method, Params] | None:
         """A shared context is for all names; a class's own for that class alone."""

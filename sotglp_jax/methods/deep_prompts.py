@@ -1,19 +1,21 @@
 """Prompts at the input and in the deeper layers of the towers, which several methods share."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
-import jax
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip import Towers
 from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.clip.weights import SAME
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.contract import Scores, accuracies, at_least, readable
+from sotglp_jax.methods import dassl, prompts
+from sotglp_jax.methods.contract import Params, Scores, at_least, readable
+from sotglp_jax.methods.similarity import classify
 
 WORDS = ("a", "photo", "of", "a")
-SPREAD = 0.02  # standard deviation of a random start
 # The authors' checkpoints hold the frozen CLIP too, and PromptSRC's its teacher.
 TORCH_UNUSED = (
     r"((prompt_learner\.ZS_)?image_encoder|text_encoder)\.(?!.*VPT).+|logit_scale|"
@@ -79,40 +81,59 @@ def init_text(
     key: PRNGKeyArray, towers: Towers, frozen: dict, names: dict, depth: int, n: int
 ) -> Float[Array, "J n Dt"]:
     """Random prompts for the text tower, the first ones embeddings of words where these suffice."""
-    prompts = SPREAD * jax.random.normal(key, (depth, n, towers.text.width))
+    drawn = prompts.normal(key, (depth, n, towers.text.width))
     if n > len(WORDS):
-        return prompts
-    return prompts.at[0].set(towers.embed(frozen, names["context"]))
+        return drawn
+    return drawn.at[0].set(towers.embed(frozen, names["context"]))
 
 
-def init_vision(key: PRNGKeyArray, towers: Towers, depth: int, n: int) -> Float[Array, "J n W"]:
-    """Random prompts for the vision tower."""
-    return SPREAD * jax.random.normal(key, (depth, n, towers.vision.width))
+@dataclasses.dataclass(frozen=True)
+class Prompted(dassl.CrossEntropy):
+    """s · f · t_c with prompts in the layers of one or both towers, as most of them have it.
 
+    The option `n_text` and the parameters "text_prompts" (J, n, D_t) and "vision_prompts"
+    (J, n, W) are a method's own.
 
-def encode_texts(
-    towers: Towers, frozen: dict, names: dict, prompts: Float[Array, "J n Dt"]
-) -> Float[Array, "C 1 D"]:
-    """Text features of prompts and names, not normalised."""
-    return towers.texts(frozen, names["names"], prompts[:1], deep=prompts[1:])
+    Attributes:
+      seen: what of an image's features is compared with the texts.
+    """
 
-
-def cross_entropy(
-    scores: Scores, labels: Int[Array, " B"]
-) -> tuple[Float[Array, " B"], dict[str, Array]]:
-    """The loss of the only logits, and their accuracy."""
-    (logits,) = scores.logits.values()
-    values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return values, accuracies(scores.logits, labels)
-
-
-def family(epochs: int, lr: float, batch_size: int = 4) -> dict[str, float | int | str]:
-    """Training settings of MaPLe's family of code bases."""
-    return {
-        "train.epochs": epochs,
-        "train.batch_size": batch_size,
-        "train.lr": lr,
-        "train.weight_decay": 5e-4,
-        "train.schedule": "dassl",
-        "train.warmup_epochs": 1,
+    logits: ClassVar[Mapping[str, str]] = {"prompted": ""}
+    frozen_images: ClassVar[bool] = False
+    seen: ClassVar[str] = "prompted"
+    # Of the parameters that a method has.
+    torch_names: ClassVar[Mapping[str, tuple]] = {
+        "text_prompts": (TORCH_TEXT, SAME),
+        "vision_prompts": (TORCH_VISION, SAME),
     }
+    torch_unused: ClassVar[str] = TORCH_UNUSED
+
+    def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
+        """Names with their full stop behind the words that no prompt replaces; the others' ids."""
+        return tokenize(tokenizer, class_names, self.n_text)
+
+    def vision_prompts(self, params: Params) -> Float[Array, "J n W"]:
+        """The prompts of the vision tower."""
+        return params["vision_prompts"]
+
+    def encode_images(
+        self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
+    ) -> dict[str, Array]:
+        """The class token of the prompted tower."""
+        prompts = self.vision_prompts(params)
+        return {"prompted": self.towers.images(frozen, pixels, prompts=prompts)["cls"]}
+
+    def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C 1 D"]:
+        """Text features of prompts and names, not normalised."""
+        prompts = params["text_prompts"]
+        return self.towers.texts(frozen, names["names"], prompts[:1], deep=prompts[1:])
+
+    def score(
+        self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict
+    ) -> Scores:
+        """Scaled cosines."""
+        return classify(self.towers, frozen, image[self.seen], text, "prompted")
+
+    def contexts(self, params: Params) -> dict[str, Array]:
+        """The prompts at the text tower's input."""
+        return {"text": params["text_prompts"][:1]}

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
@@ -27,21 +26,13 @@ from sotglp_jax.methods.contract import (
     at_least,
     readable,
 )
-from sotglp_jax.methods.prompts import keep_prompts
+from sotglp_jax.methods.prompts import ClassFeatures, keep_prompts
 from sotglp_jax.methods.similarity import cosines, unit
 
 WORDS = "A photo of a"
 # Epochs and images a batch of the authors' scripts, which are for 16 shots.
 TRAINED = {"imagenet": (50, 128), "sun397": (200, 128), "eurosat": (200, 10)}
 OTHERS = (200, 32)
-
-
-@struct.dataclass
-class ClassFeatures:
-    """Text features of every class, not normalised."""
-
-    global_: Float[Array, "C Ng D"]
-    local: Float[Array, "C Nl D"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,19 +5,16 @@ https://github.com/muzairkhattak/multimodal-prompt-learning.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME
-from sotglp_jax.methods import deep_prompts
-from sotglp_jax.methods.contract import Method, Moment, Params, Scores, at_least
-from sotglp_jax.methods.similarity import classify
+from sotglp_jax.methods import dassl, deep_prompts, prompts
+from sotglp_jax.methods.contract import Params, at_least
 
 
 def _torch(first: str, others: str) -> tuple:
@@ -27,7 +24,7 @@ def _torch(first: str, others: str) -> tuple:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaPLe(Method):
+class MaPLe(deep_prompts.Prompted):
     """s · f · t_c with prompts of the text tower that give the vision tower's by a linear layer.
 
     Attributes:
@@ -39,15 +36,12 @@ class MaPLe(Method):
     depth: int = 9
 
     title: ClassVar[str] = "MaPLe"
-    logits: ClassVar[Mapping[str, str]] = {"prompted": ""}
     symbols: ClassVar[Mapping[str, str]] = {"depth": "J"}
-    frozen_images: ClassVar[bool] = False
     torch_names: ClassVar[Mapping[str, tuple]] = {
         "text_prompts": _torch("ctx", "compound_prompts_text.{}"),
         "proj_w": _torch("proj.weight", "compound_prompt_projections.{}.weight"),
         "proj_b": _torch("proj.bias", "compound_prompt_projections.{}.bias"),
     }
-    torch_unused: ClassVar[str] = deep_prompts.TORCH_UNUSED
 
     def __post_init__(self):
         at_least(1, n_ctx=self.n_ctx, depth=self.depth)
@@ -63,12 +57,13 @@ class MaPLe(Method):
         Those of base to new stand in for them.
         """
         if protocol == "transfer":
-            return {"method.depth": 3} | deep_prompts.family(epochs=2, lr=0.0026)
-        return deep_prompts.family(epochs=5, lr=0.0035)
+            return {"method.depth": 3} | dassl.settings(epochs=2, lr=0.0026, batch_size=4)
+        return dassl.settings(epochs=5, lr=0.0035, batch_size=4)
 
-    def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
-        """Names with their full stop behind the words that no prompt replaces; the others' ids."""
-        return deep_prompts.tokenize(tokenizer, class_names, self.n_ctx)
+    @property
+    def n_text(self) -> int:
+        """Prompt tokens of the text tower."""
+        return self.n_ctx
 
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """text_prompts (J, n, D_t), proj_w (J, W, D_t) and proj_b (J, W).
@@ -76,23 +71,13 @@ class MaPLe(Method):
         All projections but the first start alike, as copies of one in the authors' code.
         """
         of_text, *of_layers = jax.random.split(key, 3)
-        drawn = [self._linear(key) for key in of_layers]
+        widths = self.towers.text.width, self.towers.vision.width
+        drawn = [prompts.linear(of_layer, *widths) for of_layer in of_layers]
         rows = jnp.minimum(jnp.arange(self.depth), 1)
         weight, bias = (jnp.stack(x)[rows] for x in zip(*drawn, strict=True))
         sizes = self.depth, self.n_ctx
-        prompts = deep_prompts.init_text(of_text, self.towers, frozen, names, *sizes)
-        return {"text_prompts": prompts, "proj_w": weight, "proj_b": bias}
-
-    def _linear(self, key: PRNGKeyArray) -> tuple[Float[Array, "W Dt"], Float[Array, " W"]]:
-        """A linear layer as PyTorch starts it."""
-        width, text_width = self.towers.vision.width, self.towers.text.width
-        bound, keys = 1 / math.sqrt(text_width), jax.random.split(key)
-        shapes = (width, text_width), (width,)
-        weight, bias = (
-            jax.random.uniform(k, shape, minval=-bound, maxval=bound)
-            for k, shape in zip(keys, shapes, strict=True)
-        )
-        return weight, bias
+        first = deep_prompts.init_text(of_text, self.towers, frozen, names, *sizes)
+        return {"text_prompts": first, "proj_w": weight, "proj_b": bias}
 
     def vision_prompts(self, params: Params) -> Float[Array, "J n W"]:
         """The vision tower's prompts: W_j p_j + b_j."""
@@ -100,36 +85,3 @@ class MaPLe(Method):
             "jnd,jwd->jnw", params["text_prompts"], params["proj_w"], precision="highest"
         )
         return product + params["proj_b"][:, None]
-
-    def encode_images(
-        self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
-    ) -> dict[str, Array]:
-        """The class token of the prompted tower."""
-        prompts = self.vision_prompts(params)
-        return {"prompted": self.towers.images(frozen, pixels, prompts=prompts)["cls"]}
-
-    def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C 1 D"]:
-        """Text features of prompts and names, not normalised."""
-        return deep_prompts.encode_texts(self.towers, frozen, names, params["text_prompts"])
-
-    def score(
-        self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict
-    ) -> Scores:
-        """Scaled cosines of the prompted features."""
-        return classify(self.towers, frozen, image["prompted"], text, "prompted")
-
-    def loss(
-        self,
-        params: Params,
-        frozen: dict,
-        text: Float[Array, "C 1 D"],
-        image: dict,
-        labels: Int[Array, " B"],
-        moment: Moment,
-    ) -> tuple[Float[Array, " B"], dict[str, Array]]:
-        """Cross-entropy."""
-        return deep_prompts.cross_entropy(self.score(params, frozen, text, image), labels)
-
-    def contexts(self, params: Params) -> dict[str, Array]:
-        """The prompts at the text tower's input."""
-        return {"text": params["text_prompts"][:1]}

@@ -10,20 +10,19 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import deep_prompts, transport
-from sotglp_jax.methods.contract import Method, Moment, Params, Scores, at_least, readable
-from sotglp_jax.methods.coop import EPOCHS, SPREAD
+from sotglp_jax.methods import dassl, prompts, transport
+from sotglp_jax.methods.contract import Params, Scores, at_least, readable
 from sotglp_jax.methods.similarity import cosines, unit
 
 SMALL = ("flowers102", "fgvc_aircraft", "stanford_cars")  # trained in batches of 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Plot(Method):
+class Plot(dassl.CrossEntropy):
     """s · Σ T S over the cosines S of patches and prompts, with their transport plan T.
 
     Attributes:
@@ -52,8 +51,8 @@ class Plot(Method):
     @classmethod
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
         """The authors' scripts."""
-        epochs = 50 if dataset == "imagenet" else EPOCHS.get(shots, 200)
-        settings = deep_prompts.family(epochs, 0.002, batch_size=32 if dataset in SMALL else 128)
+        batch_size = 32 if dataset in SMALL else 128
+        settings = dassl.settings(dassl.epochs(dataset, shots), lr=0.002, batch_size=batch_size)
         return settings | {"method.add_pooled": dataset == "imagenet"}
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
@@ -68,7 +67,7 @@ class Plot(Method):
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """ctx (N, M, D_t)."""
         shape = (self.n_prompts, self.n_ctx, self.towers.text.width)
-        return {"ctx": SPREAD * jax.random.normal(key, shape)}
+        return {"ctx": prompts.normal(key, shape)}
 
     def encode_images(
         self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
@@ -100,18 +99,6 @@ class Plot(Method):
     def plan(self, sim: Float[Array, "B C P N"]) -> Float[Array, "B C P N"]:
         """The plan of every image and class."""
         return transport.plan(sim, self.epsilon, self.iterations)
-
-    def loss(
-        self,
-        params: Params,
-        frozen: dict,
-        text: Float[Array, "C N D"],
-        image: dict,
-        labels: Int[Array, " B"],
-        moment: Moment,
-    ) -> tuple[Float[Array, " B"], dict[str, Array]]:
-        """Cross-entropy."""
-        return deep_prompts.cross_entropy(self.score(params, frozen, text, image), labels)
 
     def contexts(self, params: Params) -> dict[str, Array]:
         """The prompts."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import deep_prompts, transport
+from sotglp_jax.methods import dassl, prompts, transport
 from sotglp_jax.methods.contract import (
     Method,
     Moment,
@@ -24,7 +24,6 @@ from sotglp_jax.methods.contract import (
     at_least,
     readable,
 )
-from sotglp_jax.methods.coop import EPOCHS, SPREAD
 from sotglp_jax.methods.similarity import cosines, unit
 
 GENERAL = ("a photo of a", "this is a photo", "this is picture of", "one picture of a")
@@ -117,9 +116,8 @@ class PlotPlusPlus(Method):
     @classmethod
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
         """The authors' scripts; the first stage has 50 epochs, as their README takes them."""
-        epochs = 50 if dataset == "imagenet" else EPOCHS.get(shots, 200)
-        templates = TEMPLATES.get(dataset, GENERAL)
-        return {"method.templates": templates} | deep_prompts.family(epochs, 0.002, batch_size=32)
+        settings = dassl.settings(dassl.epochs(dataset, shots), lr=0.002, batch_size=32)
+        return settings | {"method.templates": TEMPLATES.get(dataset, GENERAL)}
 
     def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
         """The vision prompts alone, then all prompts with a new optimizer."""
@@ -168,7 +166,7 @@ class PlotPlusPlus(Method):
         shape = (self.n_vision, self.n_ctx_vision, self.towers.vision.width)
         return {
             "ctx": self.towers.embed(frozen, names["start"]).astype(jnp.float32),
-            "ctx_vision": SPREAD * jax.random.normal(key, shape),
+            "ctx_vision": prompts.normal(key, shape),
         }
 
     def encode_images(
@@ -230,7 +228,7 @@ class PlotPlusPlus(Method):
         if moment.stage == 0:
             added = scores.logits["transport"] + self.pooled(frozen, text, image)
             scores = scores.replace(logits={"transport": added})
-        return deep_prompts.cross_entropy(scores, labels)
+        return dassl.cross_entropy(scores, labels)
 
     def contexts(self, params: Params) -> dict[str, Array]:
         """The text prompts."""

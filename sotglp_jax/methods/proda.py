@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods import prompts
 from sotglp_jax.methods.contract import (
     Method,
     Moment,
@@ -27,7 +28,6 @@ from sotglp_jax.methods.contract import (
     at_least,
     readable,
 )
-from sotglp_jax.methods.coop import SPREAD
 from sotglp_jax.methods.similarity import classify, cosines, unit
 
 
@@ -115,7 +115,7 @@ class ProDA(Method):
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """ctx (K, M, D_t)."""
         shape = (self.n_prompts, self.n_ctx, self.towers.text.width)
-        return {"ctx": SPREAD * jax.random.normal(key, shape)}
+        return {"ctx": prompts.normal(key, shape)}
 
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C K D"]:
         """Text features of all prompts and names, not normalised."""

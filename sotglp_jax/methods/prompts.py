@@ -4,10 +4,20 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
 TEMPLATE_NOISE = 0.1  # of the template embeddings' standard deviation
 GRAM_SCALE = 1e-3
+SPREAD = 0.02  # standard deviation of a random start
+
+
+@struct.dataclass
+class ClassFeatures:
+    """Text features of all classes, as the text tower gives them (not normalised)."""
+
+    global_: Float[Array, "C Ng D"]
+    local: Float[Array, "C Nl D"]
 
 
 def from_template(
@@ -22,6 +32,23 @@ def from_template(
     """
     noise = TEMPLATE_NOISE * jnp.std(template) * jax.random.normal(key, shape)
     return template + noise
+
+
+def normal(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+    """Normal numbers of CoOp's small spread."""
+    return SPREAD * jax.random.normal(key, shape)
+
+
+def linear(
+    key: PRNGKeyArray, n_in: int, n_out: int
+) -> tuple[Float[Array, "n_out n_in"], Float[Array, " n_out"]]:
+    """Weight and bias of a linear layer as PyTorch starts it: uniform within 1 / √n_in."""
+    bound, keys = 1 / math.sqrt(n_in), jax.random.split(key)
+    weight, bias = (
+        jax.random.uniform(k, shape, minval=-bound, maxval=bound)
+        for k, shape in zip(keys, ((n_out, n_in), (n_out,)), strict=True)
+    )
+    return weight, bias
 
 
 def xavier_uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:

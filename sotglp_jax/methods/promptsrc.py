@@ -12,23 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
-from sotglp_jax.clip.weights import SAME
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import deep_prompts
+from sotglp_jax.methods import dassl
 from sotglp_jax.methods.contract import (
-    Method,
     Moment,
     Params,
-    Scores,
     Stage,
     accuracies,
     at_least,
     readable,
 )
-from sotglp_jax.methods.similarity import classify, cosines, unit
+from sotglp_jax.methods.ivlp import Ivlp
+from sotglp_jax.methods.similarity import cosines, unit
 
 # The first 60 of OpenAI's 80 sentences for ImageNet, one a line; the teacher's, for all data sets.
 TEMPLATES = Path(__file__).parent.parent / "assets" / "imagenet_templates.txt"
@@ -37,14 +35,10 @@ LATE = ("stanford_cars", "flowers102", "fgvc_aircraft", "dtd", "eurosat")
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptSrc(Method):
-    """s · f · t_c with prompts of both towers' own, averaged over the epochs.
+class PromptSrc(Ivlp):
+    """s · f · t_c with the prompts of `Ivlp` and its options, averaged over the epochs.
 
     Attributes:
-      n_text: prompt tokens of the text tower, which start as words up to four.
-      n_vision: prompt tokens of the vision tower.
-      text_depth: layers of the text tower whose prompts are learned; 1 is its input alone.
-      vision_depth: layers of the vision tower whose prompts are learned; 1 is its input alone.
       text_weight: weight of the text features' distance from the teacher's.
       image_weight: weight of the image features' distance from the teacher's.
       kl_weight: weight of the divergence from the teacher's predictions.
@@ -52,10 +46,6 @@ class PromptSrc(Method):
       average_std: σ of these weights, in epochs.
     """
 
-    n_text: int = 4
-    n_vision: int = 4
-    text_depth: int = 9
-    vision_depth: int = 9
     text_weight: float = 25.0
     image_weight: float = 10.0
     kl_weight: float = 1.0
@@ -63,23 +53,14 @@ class PromptSrc(Method):
     average_std: float = 30.0
 
     title: ClassVar[str] = "PromptSRC"
-    logits: ClassVar[Mapping[str, str]] = {"prompted": ""}
-    frozen_images: ClassVar[bool] = False
-    torch_names: ClassVar[Mapping[str, tuple]] = {
-        "text_prompts": (deep_prompts.TORCH_TEXT, SAME),
-        "vision_prompts": (deep_prompts.TORCH_VISION, SAME),
-    }
-    torch_unused: ClassVar[str] = deep_prompts.TORCH_UNUSED
+    recipes: ClassVar[tuple[str, ...]] = ("official",)
 
     def __post_init__(self):
-        at_least(1, n_text=self.n_text, n_vision=self.n_vision)
+        super().__post_init__()
         at_least(0, text_weight=self.text_weight, image_weight=self.image_weight)
         at_least(0, kl_weight=self.kl_weight)
         if not self.average_std > 0:
             raise InputError("method.average_std must be above 0.")
-        deep_prompts.check_depth(
-            self.towers, text_depth=self.text_depth, vision_depth=self.vision_depth
-        )
 
     @classmethod
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
@@ -95,7 +76,7 @@ class PromptSrc(Method):
             "method.average_std": std,
             "method.text_depth": depth,
             "method.vision_depth": depth,
-            **deep_prompts.family(epochs, lr=0.0025),
+            **dassl.settings(epochs, lr=0.0025, batch_size=4),
         }
 
     def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
@@ -104,10 +85,6 @@ class PromptSrc(Method):
         weights = np.exp(-0.5 * (distance**2 - np.min(distance**2)))
         (stage,) = super().stages(train)
         return (dataclasses.replace(stage, average=tuple((weights / weights.sum()).tolist())),)
-
-    def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
-        """Names with their full stop behind the words that no prompt replaces; the others' ids."""
-        return deep_prompts.tokenize(tokenizer, class_names, self.n_text)
 
     def tokenize_fixed(self, tokenizer: Tokenizer, class_names: tuple[str, ...]) -> Any:
         """The teacher's sentences, class by class."""
@@ -123,17 +100,6 @@ class PromptSrc(Method):
         )
         return {"text": unit(of_class.mean(1))}
 
-    def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
-        """text_prompts (J_t, n_t, D_t) and vision_prompts (J_v, n_v, W)."""
-        keys, towers = jax.random.split(key), self.towers
-        sizes = self.text_depth, self.n_text
-        return {
-            "text_prompts": deep_prompts.init_text(keys[0], towers, frozen, names, *sizes),
-            "vision_prompts": deep_prompts.init_vision(
-                keys[1], towers, self.vision_depth, self.n_vision
-            ),
-        }
-
     def encode_images(
         self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
     ) -> dict[str, Array]:
@@ -141,16 +107,6 @@ class PromptSrc(Method):
         plain = self.towers.images(frozen, pixels)["cls"]
         prompted = self.towers.images(frozen, pixels, prompts=params["vision_prompts"])["cls"]
         return {"cls": plain, "prompted": prompted}
-
-    def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C 1 D"]:
-        """Text features of prompts and names, not normalised."""
-        return deep_prompts.encode_texts(self.towers, frozen, names, params["text_prompts"])
-
-    def score(
-        self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict
-    ) -> Scores:
-        """Scaled cosines of the prompted features."""
-        return classify(self.towers, frozen, image["prompted"], text, "prompted")
 
     def loss(
         self,
@@ -180,10 +136,6 @@ class PromptSrc(Method):
         }
         metrics = {f"loss_{name}": value for name, value in parts.items()}
         return sum(parts.values()), metrics | accuracies(logits, labels)
-
-    def contexts(self, params: Params) -> dict[str, Array]:
-        """The prompts at the text tower's input."""
-        return {"text": params["text_prompts"][:1]}
 
 
 def _divergence(teacher: Float[Array, "B C"], student: Float[Array, "B C"]) -> Float[Array, " B"]:

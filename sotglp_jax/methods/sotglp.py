@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
@@ -28,6 +27,7 @@ from sotglp_jax.methods.contract import (
     one_of,
     readable,
 )
+from sotglp_jax.methods.prompts import ClassFeatures
 from sotglp_jax.methods.similarity import classify, cosines, unit
 
 # Weights of the global and the local branch that are tried on validation images: λ from 0 over
@@ -49,14 +49,6 @@ OFFICIAL = {
     "eurosat": (200, 10, 0.001, "random"),
 }
 OTHERS = (200, 32, 0.005, "random")
-
-
-@struct.dataclass
-class ClassFeatures:
-    """Text features of all classes, as the text tower gives them (not normalised)."""
-
-    global_: Float[Array, "C Ng D"]
-    local: Float[Array, "C Nl D"]
 
 
 @dataclasses.dataclass(frozen=True)
