@@ -5,7 +5,7 @@ random weights; its key "case" says the sizes.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from sotglp_jax.clip import weights
 from sotglp_jax.clip.config import Stated
 from sotglp_jax.clip.packing import PackedClasses, pack
 from sotglp_jax.clip.tokenizer import Tokens
-from sotglp_jax.methods.contract import Method, Moment, masked_mean
+from sotglp_jax.methods.contract import Method, Moment, Stage, masked_mean
+from sotglp_jax.schedules import learning_rate
 from sotglp_jax.state import sgd
 
 
@@ -145,15 +146,43 @@ def compute(method: Method) -> Callable:
     return run
 
 
+def follow(
+    step: Callable, params: dict, inputs: Iterable, lr: float, momentum: float, decay: float
+) -> tuple[dict, list]:
+    """Parameters after a step of SGD with each input, and the loss before each.
+
+    Args:
+      step: a function of the parameters and an input that gives a loss and its gradient, of all
+        parameters or of some.
+      params: to start from.
+      inputs: of the steps.
+      lr: constant.
+      momentum: of the gradients.
+      decay: of the weights.
+    """
+    optimizer, losses = sgd(momentum, decay), []
+    state = optimizer.init(params)
+    for given in inputs:
+        loss, gradient = step(params, given)
+        direction, state = optimizer.update(gradient, state, params)
+        params = params | {name: params[name] - lr * d for name, d in direction.items()}
+        losses.append(loss)
+    return params, losses
+
+
 def descend(
     run: Callable, params: dict, rest: tuple, steps: int, lr: float, momentum: float, decay: float
 ) -> tuple[dict, list]:
     """Parameters after full-batch steps of SGD, and the loss before each."""
-    optimizer, losses = sgd(momentum, decay), []
-    state = optimizer.init(params)
-    for _ in range(steps):
+
+    def step(params: dict, _: int) -> tuple:
         *_, means, gradient = run(params, *rest)
-        direction, state = optimizer.update(gradient, state, params)
-        params = jax.tree.map(lambda x, d: x - lr * d, params, direction)
-        losses.append(means["loss"])
-    return params, losses
+        return means["loss"], gradient
+
+    return follow(step, params, range(steps), lr, momentum, decay)
+
+
+def rates(epochs: int, lr: float = 0.002, schedule: str = "dassl") -> list[float]:
+    """The learning rate of every epoch; the first one of "dassl" is its warm-up."""
+    stage = Stage(epochs, lr, schedule, warmup_epochs=int(schedule == "dassl"), warmup_lr=1e-5)
+    return [float(learning_rate(stage, epoch)) for epoch in range(epochs)]

@@ -3,13 +3,10 @@
 import jax
 import numpy as np
 from goldens import compute as function_of
-from goldens import descend, draw_images, generator, load_clip, normal, packed
+from goldens import descend, draw_images, follow, generator, load_clip, normal, packed, rates
 
 from sotglp_jax.methods.cocoop import CoCoOp
 from sotglp_jax.methods.similarity import unit
-from sotglp_jax.state import sgd
-
-from .coop import rates
 
 INPUTS = {"tokens"}
 THEIRS = {ours: theirs for ours, (theirs, _) in CoCoOp.torch_names.items()}
@@ -32,20 +29,6 @@ def under(prefix: str, params: dict) -> dict:
     return {f"{prefix}/{THEIRS[name]}": x for name, x in params.items()}
 
 
-def one_by_one(run, params: dict, rest: tuple, optim: dict) -> tuple[dict, list]:
-    """Parameters after steps on one image each, in turn, and the loss before each."""
-    *fixed, images, labels = rest
-    optimizer, losses = sgd(optim["momentum"], optim["weight_decay"]), []
-    state = optimizer.init(params)
-    for step in range(optim["steps"]):
-        i = step % len(labels)
-        *_, means, gradient = run(params, *fixed, images[i : i + 1], labels[i : i + 1])
-        direction, state = optimizer.update(gradient, state, params)
-        params = jax.tree.map(lambda x, d: x - optim["lr"] * d, params, direction)
-        losses.append(means["loss"])
-    return params, losses
-
-
 def compute(case: dict, golden) -> dict[str, np.ndarray]:
     """Ours for every key."""
     (towers, frozen), rng = load_clip(case), generator(case)
@@ -61,7 +44,13 @@ def compute(case: dict, golden) -> dict[str, np.ndarray]:
     features = towers.project(frozen, image["cls"])
     settings = optim["lr"], optim["momentum"], optim["weight_decay"]
     after, losses = descend(run, params, rest, optim["steps"], *settings)
-    single, of_single = one_by_one(run, params, rest, optim)
+
+    def single_step(params: dict, i: int) -> tuple:
+        *_, means, gradient = run(params, *rest[:2], images[i : i + 1], labels[i : i + 1])
+        return means["loss"], gradient
+
+    in_turn = [step % len(labels) for step in range(optim["steps"])]
+    single, of_single = follow(single_step, params, in_turn, *settings)
     ours = {
         **under("param", params),
         **under("grad", gradient),

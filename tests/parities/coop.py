@@ -2,19 +2,11 @@
 
 import numpy as np
 from goldens import compute as function_of
-from goldens import descend, draw_images, generator, load_clip, normal, packed
+from goldens import descend, draw_images, generator, load_clip, normal, packed, rates
 
-from sotglp_jax.methods.contract import Stage
 from sotglp_jax.methods.coop import CoOp
-from sotglp_jax.schedules import learning_rate
 
 INPUTS = {"name_len", "tokens_m4", "tokens_m5", "tokens_m16"}
-
-
-def rates(epochs: int) -> list[float]:
-    """The learning rate of every epoch of the authors' few-shot configurations."""
-    stage = Stage(epochs, 0.002, "dassl", warmup_epochs=1, warmup_lr=1e-5)
-    return [float(learning_rate(stage, epoch)) for epoch in range(epochs)]
 
 
 def draw_contexts(case: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:

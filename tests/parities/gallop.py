@@ -2,13 +2,11 @@
 
 import jax
 import numpy as np
-from goldens import draw_images, generator, load_clip, normal, packed
+from goldens import draw_images, follow, generator, load_clip, normal, packed, rates
 
 from sotglp_jax.evaluators import detection, ood
-from sotglp_jax.methods.contract import Moment, Stage, masked_mean
+from sotglp_jax.methods.contract import Moment, masked_mean
 from sotglp_jax.methods.gallop import GalLoP, largest_mean
-from sotglp_jax.schedules import learning_rate
-from sotglp_jax.state import sgd
 
 from . import measured
 
@@ -73,24 +71,6 @@ def detected(scores, temperature: float) -> dict[str, np.ndarray]:
     return {f"ood/{name}_T{temperature:g}": -found[name] for name in ("mcm", "l_mcm", "gl_mcm")}
 
 
-def descended(run, params: dict, draws: np.ndarray, rest: tuple, optim: dict) -> tuple[dict, list]:
-    """Parameters after a step of SGD with each draw, and the loss before each."""
-    optimizer, losses = sgd(optim["momentum"], optim["weight_decay"]), []
-    state = optimizer.init(params)
-    for drawn in draws:
-        *_, means, gradient = run(params, drawn, *rest)
-        direction, state = optimizer.update(gradient, state, params)
-        params = jax.tree.map(lambda x, d: x - optim["lr"] * d, params, direction)
-        losses.append(means["loss"])
-    return params, losses
-
-
-def rates(epochs: int) -> list[float]:
-    """The learning rate of every epoch."""
-    stage = Stage(epochs, 0.002, "paper", warmup_epochs=0, warmup_lr=0.0)
-    return [float(learning_rate(stage, epoch)) for epoch in range(epochs)]
-
-
 def topk_mean(method: GalLoP, scores) -> np.ndarray:
     """The means over the patches of each local prompt, of the cosines that evaluation has."""
     topk = method.topk * method.n_local if len(method.topk) == 1 else method.topk
@@ -132,7 +112,14 @@ def compute(case: dict, golden) -> dict[str, np.ndarray]:
     )
     run, draws = function_of(method), golden["dropout_index"]
     image, text, scores, means, gradient = run(params, draws[0], *rest)
-    after, losses = descended(run, params, draws, rest, case["optim"])
+
+    def step(params: dict, drawn: np.ndarray) -> tuple:
+        *_, means, gradient = run(params, drawn, *rest)
+        return means["loss"], gradient
+
+    optim = case["optim"]
+    settings = optim["lr"], optim["momentum"], optim["weight_decay"]
+    after, losses = follow(step, params, draws, *settings)
     prompts = np.concatenate([params["global_prompts"], params["local_prompts"]])
     no_class = np.asarray(towers.texts(frozen, packed(EMPTY), prompts))
     ours = {
@@ -157,7 +144,7 @@ def compute(case: dict, golden) -> dict[str, np.ndarray]:
         "sgd/losses": losses,
         **{f"sgd/{name}": x for name, x in theirs(after).items()},
         **{f"sgd/{k}": x for k, x in probabilities(run(after, draws[0], *rest)[2]).items()},
-        **{f"lr/{epochs}": rates(epochs) for epochs in (50, 200)},
+        **{f"lr/{epochs}": rates(epochs, schedule="paper") for epochs in (50, 200)},
         "ood_metric/fpr95": measured.strict_fpr95(
             golden["ood_metric/id"], golden["ood_metric/ood"]
         ),

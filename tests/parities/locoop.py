@@ -3,14 +3,13 @@
 import jax
 import numpy as np
 from goldens import compute as function_of
-from goldens import descend, draw_images, generator, load_clip, normal, packed
+from goldens import descend, draw_images, generator, load_clip, normal, packed, rates
 from sklearn.metrics import average_precision_score
 
 from sotglp_jax.evaluators import detection, ood
 from sotglp_jax.methods.locoop import LoCoOp, background
 
 from . import measured
-from .coop import rates
 
 INPUTS = {"tokens", "measure/in", "measure/out"}
 

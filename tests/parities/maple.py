@@ -2,19 +2,11 @@
 
 import numpy as np
 from goldens import compute as function_of
-from goldens import descend, draw_images, generator, load_clip, normal, packed
+from goldens import descend, draw_images, generator, load_clip, normal, packed, rates
 
-from sotglp_jax.methods.contract import Stage
 from sotglp_jax.methods.maple import MaPLe
-from sotglp_jax.schedules import learning_rate
 
 INPUTS = {"tokens"}
-
-
-def rates(epochs: int, lr: float) -> list[float]:
-    """The learning rate of every epoch."""
-    stage = Stage(epochs, lr, "dassl", warmup_epochs=1, warmup_lr=1e-5)
-    return [float(learning_rate(stage, epoch)) for epoch in range(epochs)]
 
 
 def draw_params(case: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:

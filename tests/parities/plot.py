@@ -4,11 +4,10 @@ import dataclasses
 
 import numpy as np
 from goldens import compute as function_of
-from goldens import descend, draw_images, generator, load_clip, normal, packed
+from goldens import descend, draw_images, generator, load_clip, normal, packed, rates
 
 from sotglp_jax.methods.plot import Plot
 
-from .coop import rates
 from .sinkhorn import stopped
 
 INPUTS = {"tokens", "sinkhorn/sim"}

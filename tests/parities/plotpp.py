@@ -5,14 +5,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from goldens import draw_images, generator, load_clip, normal
+from goldens import draw_images, follow, generator, load_clip, normal
 
 from sotglp_jax.clip.packing import pack
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.methods.contract import Moment
 from sotglp_jax.methods.plotpp import PlotPlusPlus
 from sotglp_jax.methods.similarity import cosines, unit
-from sotglp_jax.state import sgd
 
 from .sinkhorn import stopped
 
@@ -94,14 +93,15 @@ def of_stage(method, stage: int, params: dict, rest: tuple, optim: dict) -> tupl
     rest = (frozen | {"fixed": {"text": text}}, names, images, labels)
     run = step_of(method, stage)
     (loss, (image, text, logits, plan)), gradient = run(params, *rest)
-    optimizer, losses, counts = sgd(optim["momentum"], optim["weight_decay"]), [], []
-    state = optimizer.init(params)
-    for _ in range(optim["steps"]):
-        (value, (seen, texts, *_)), direction = run(params, *rest)
+    counts = []
+
+    def step(params: dict, _: int) -> tuple:
+        (value, (seen, texts, *_)), gradient = run(params, *rest)
         counts.append(int(stopped(similarities(method, frozen, seen, texts), 0.1)[1]))
-        direction, state = optimizer.update(direction, state, params)
-        moved = {name: params[name] - optim["lr"] * d for name, d in direction.items()}
-        params, losses = params | moved, [*losses, value]
+        return value, gradient
+
+    settings = optim["lr"], optim["momentum"], optim["weight_decay"]
+    params, losses = follow(step, params, range(optim["steps"]), *settings)
     sim = similarities(method, frozen, image, text)
     found = {
         **forward(method, frozen, image, text, logits),

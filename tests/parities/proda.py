@@ -2,12 +2,11 @@
 
 import jax
 import numpy as np
-from goldens import draw_images, generator, load_clip, normal, packed
+from goldens import draw_images, follow, generator, load_clip, normal, packed
 
 from sotglp_jax.methods import proda
 from sotglp_jax.methods.proda import ProDA
 from sotglp_jax.methods.similarity import cosines, unit
-from sotglp_jax.state import sgd
 
 INPUTS = {"tokens", "tokens_no_class", "name_len", "permutations", "batches", "positions"}
 
@@ -23,18 +22,6 @@ def step_of(method: ProDA, part: str):
         return means[part], (text, means)
 
     return jax.jit(jax.value_and_grad(objective, has_aux=True))
-
-
-def descended(step, params: dict, batches, rest: tuple, optim: dict) -> tuple[dict, list]:
-    """Parameters after a step of SGD with each block, and the loss before each."""
-    optimizer, losses = sgd(optim["momentum"], optim["weight_decay"]), []
-    state = optimizer.init(params)
-    for chosen in batches:
-        (loss, _), gradient = step(params, chosen, *rest)
-        direction, state = optimizer.update(gradient, state, params)
-        params = jax.tree.map(lambda x, d: x - optim["lr"] * d, params, direction)
-        losses.append(loss)
-    return params, losses
 
 
 def compute(case: dict, golden) -> dict[str, np.ndarray]:
@@ -83,8 +70,14 @@ def compute(case: dict, golden) -> dict[str, np.ndarray]:
         "test_mean": unit(whole).mean(1),
         "test_logits": tested(params),
     }
+
+    def block_step(params: dict, chosen: np.ndarray) -> tuple:
+        (loss, _), gradient = step(params, chosen, *rest)
+        return loss, gradient
+
     for name, optim in (("sgd", case["optim"]), ("sgd_momentum", case["optim2"])):
-        after, losses = descended(step, params, batches, rest, optim)
+        settings = optim["lr"], optim["momentum"], optim["weight_decay"]
+        after, losses = follow(block_step, params, batches, *settings)
         found = {"losses": losses, "ctx": after["ctx"], "test_logits": tested(after)}
         ours |= {f"{name}/{key}": x for key, x in found.items()}
     return {key: np.asarray(x) for key, x in ours.items()}

@@ -3,11 +3,9 @@
 import jax
 import numpy as np
 from goldens import compute as function_of
-from goldens import descend, draw_images, generator, load_clip, normal, packed
+from goldens import descend, draw_images, generator, load_clip, normal, packed, rates
 
-from sotglp_jax.methods.contract import Stage
 from sotglp_jax.methods.promptsrc import TEMPLATES, PromptSrc
-from sotglp_jax.schedules import learning_rate
 
 INPUTS = {"tokens", "template_tokens"}
 # Epochs, μ and σ of the authors' configurations.
@@ -41,12 +39,6 @@ def averaging(method: PromptSrc, epochs: int) -> np.ndarray:
     """The weights of the parameters after each epoch in their average."""
     train = {"epochs": epochs, "lr": 0, "schedule": "dassl", "warmup_epochs": 0, "warmup_lr": 0}
     return np.array(method.stages(train)[0].average)
-
-
-def rates(epochs: int) -> list[float]:
-    """The learning rate of every epoch of the authors' few-shot configurations."""
-    stage = Stage(epochs, 0.0025, "dassl", warmup_epochs=1, warmup_lr=1e-5)
-    return [float(learning_rate(stage, epoch)) for epoch in range(epochs)]
 
 
 def under(prefix: str, params: dict) -> dict:
@@ -126,7 +118,7 @@ def compute(case: dict, golden) -> dict[str, np.ndarray]:
         **under("gpa", average),
         "test/logits_gpa": run(average, *rest)[2].logits["prompted"],
         "test/logits_last": run(ends[-1], *rest)[2].logits["prompted"],
-        "lr/fewshot": rates(50),
+        "lr/fewshot": rates(50, 0.0025),
         **under("decay", decayed),
     }
     for name, (epochs, mean, std) in SETTINGS.items():
