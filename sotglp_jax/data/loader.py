@@ -259,7 +259,8 @@ def unreadable(sources: list[Source]) -> list[tuple[Path, str]]:
             disable=None,
             leave=False,
         )
-        return [(path, fault) for path, fault in zip(files, faults, strict=True) if fault]
+        found = zip(files, faults, strict=True)
+        return [(read.root / name, fault) for (read, name), fault in found if fault]
 
 
 def check_images(sources: list[Source]) -> None:
@@ -277,24 +278,28 @@ def check_images(sources: list[Source]) -> None:
         )
 
 
-def _files(sources: list[Source]) -> list[Path]:
+def _files(sources: list[Source]) -> list[tuple[FileReader, str]]:
     return [
-        source.read.root / name
+        (source.read, name)
         for source in sources
         if isinstance(source.read, FileReader)
         for name in source.names
     ]
 
 
-def _fault(path: Path) -> str:
+def _fault(file: tuple[FileReader, str]) -> str:
+    """What keeps a file from being read as its reader does; "" for nothing."""
+    read, name = file
+    path = read.root / name
     try:
         with Image.open(path) as image:
             # Reads the whole file but, of a JPEG, reconstructs an eighth of the size.
             image.draft("RGB", (1, 1))
             image.load()
-            to_rgb(image)
+            to_rgb(image, read.upright)
     except FileNotFoundError:
         return "missing"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return str(error).replace(str(path), "the file")
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return said.replace(str(path), "the file")
     return ""

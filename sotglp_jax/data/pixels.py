@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 try:
     import pillow_heif
@@ -14,6 +14,16 @@ else:
     pillow_heif.register_heif_opener()
     READS_HEIF = True
 
+# What puts an image upright, by its EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 DARK = 4096  # of 65536: what holds nothing above it has fewer bits than it says
 
 
@@ -33,14 +43,15 @@ def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
 
     Args:
       image: a Pillow image.
-      upright: turns it as its EXIF orientation says, and puts what is transparent on white, as
-        viewers do. CLIP's reference code does neither, and drops transparency.
+      upright: turns it as its EXIF orientation says, if that can be read, and puts what is
+        transparent on white, as viewers do. CLIP's reference code does neither, and drops
+        transparency.
 
     Raises:
       OSError: pixels without a known range: floats, 32-bit integers, and 12 bits in 16.
     """
-    if upright:
-        image = ImageOps.exif_transpose(image)
+    if upright and (turn := TURNS.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):  # convert() would clip everything above 255 to white
@@ -57,3 +68,11 @@ def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, as stored, where there is none or the EXIF data are damaged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # many kinds, by what is damaged; the pixels are sound all the same
+        return 1

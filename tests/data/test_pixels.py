@@ -1,10 +1,14 @@
 """Pixels of strange images: one rule for each kind."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from sotglp_jax.data import loader, pictures
 from sotglp_jax.data.pixels import read_image
+from sotglp_jax.data.sources import image_files
 
 
 def decoded(image, path, **options):
@@ -54,3 +58,31 @@ def test_orientation_counts_where_asked_for(tmp_path):
     exif[0x0112] = 6
     plain, upright = decoded(Image.fromarray(wide), tmp_path / "x.png", exif=exif)
     assert plain.shape == (2, 4, 3) and upright.shape == (4, 2, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_orientations_end_upright(tmp_path, orientation):
+    upright = np.zeros((2, 3, 3), np.uint8)
+    upright[0, 0], upright[0, 2] = 255, 90
+    turns = [np.array, np.fliplr, lambda x: np.rot90(x, 2), np.flipud, lambda x: x.swapaxes(0, 1)]
+    turns += [np.rot90, lambda x: np.rot90(x, 2).swapaxes(0, 1), lambda x: np.rot90(x, -1)]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(turns[orientation - 1](upright)))
+    np.testing.assert_array_equal(decoded(stored, tmp_path / "x.png", exif=exif)[1], upright)
+
+
+@pytest.mark.parametrize("ending", ["png", "webp"])
+@pytest.mark.parametrize("exif", [b"MM", b"none", b"Exif\0\0MM\0*\0\0\0"])
+def test_damaged_exif_means_as_stored_in_check_reading_and_prediction(tmp_path, ending, exif):
+    path = tmp_path / f"x.{ending}"
+    plain, upright = decoded(Image.new("RGB", (4, 2)), path, exif=exif)
+    np.testing.assert_array_equal(upright, plain)
+    assert loader.unreadable([image_files(tmp_path, [path.name], [0], upright=True)]) == []
+    assert pictures.load(path, 2).shape == (2, 2, 3)
+
+
+def test_an_orientation_that_can_be_read_counts_beside_what_cannot(tmp_path):
+    entries = struct.pack(">HHLHxx", 0x0112, 3, 1, 6) + struct.pack(">HHLL", 0x8769, 4, 1, 10**9)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">LH", 8, 2) + entries + bytes(4)  # the second: nowhere
+    assert decoded(Image.new("RGB", (4, 2)), tmp_path / "x.png", exif=exif)[1].shape == (4, 2, 3)
