@@ -2,7 +2,8 @@
 
 A set that `prepare` wrote is one of TensorFlow Datasets with a file `sotglp.json` beside its
 shards: the class names, which TensorFlow Datasets would want to be different from each other, the
-zero-shot sentence, and the labels and names of all images, so that they need not be read for it.
+zero-shot sentence, whether images are turned upright, and the labels and names of all images, so
+that they need not be read for it.
 """
 
 import dataclasses
@@ -34,15 +35,17 @@ class RecordReader:
       directory: of the prepared set.
       split: its split.
       key: its image feature.
+      upright: see `pixels.to_rgb`.
     """
 
     directory: str
     split: str
     key: str
+    upright: bool = False
 
     def __call__(self, position: int) -> Image.Image:
         encoded = _open(self.directory, self.split, self.key)[position][self.key]
-        return read_image(io.BytesIO(encoded))
+        return read_image(io.BytesIO(encoded), self.upright)
 
     def states(self, _positions: Sequence[int]) -> list[str]:
         """Name, size and time of change of every file of the prepared set."""
@@ -54,7 +57,7 @@ class RecordReader:
 
     def source(self, names: Sequence[str], labels: Sequence[int]) -> Source:
         """The whole split; names and labels by position."""
-        origin = f"tfds {self.directory} {self.split}"
+        origin = f"tfds {self.directory} {self.split}" + " upright" * self.upright
         return Source(self, range(len(names)), tuple(names), tuple(labels), origin)
 
 
@@ -213,6 +216,7 @@ def _write_ours(directory, dataset: Dataset, parts: dict[str, Source]) -> None:
         "class_names": dataset.class_names,
         "class_ids": dataset.class_ids,
         "template": dataset.template,
+        "upright": dataset.test.read.upright,
         "parts": {p: {"names": s.names, "labels": s.labels} for p, s in parts.items()},
     }
     (directory / OURS).write_text(json.dumps(ours), "utf-8")
@@ -223,8 +227,9 @@ def _ours(directory) -> Dataset | None:
     if not (directory / OURS).exists():
         return None
     ours = json.loads((directory / OURS).read_text("utf-8"))
+    upright = ours.get("upright", False)  # shards of an earlier version do not say
     sources = {
-        part: RecordReader(str(directory), part, "image").source(**content)
+        part: RecordReader(str(directory), part, "image", upright).source(**content)
         for part, content in ours["parts"].items()
     }
     empty = next(iter(sources.values())).take(())

@@ -1,5 +1,6 @@
 """TensorFlow Datasets both ways: our sets as shards, and theirs as a data set."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -48,14 +49,19 @@ write("oldformat", {"train": 3}, file_format="tfrecord")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Pictures in class folders, and the same and other sets prepared."""
+    """Photographs and cut-outs in class folders, and the same and other sets prepared."""
     pictures, out = tmp_path_factory.mktemp("in") / "My Pictures", tmp_path_factory.mktemp("out")
-    rng = np.random.default_rng(0)
-    for name in ("bee", "ant", "wasp"):
+    rng, exif = np.random.default_rng(0), Image.Exif()
+    for label, name in enumerate(("bee", "ant", "wasp")):
         (pictures / name).mkdir(parents=True)
         for i in range(10):
             image = Image.fromarray(rng.integers(0, 256, (20, 30, 3)).astype(np.uint8))
-            image.save(pictures / name / f"{i}.{'jpg' if i % 2 else 'png'}")
+            exif[0x0112] = 1 + (i + label) % 8
+            if i % 2:
+                image.save(pictures / name / f"{i}.jpg", exif=exif)
+            else:
+                image.putalpha(Image.fromarray(rng.integers(0, 256, (20, 30), np.uint8)))
+                image.save(pictures / name / f"{i}.png", exif=exif)
     done = subprocess.run(
         [sys.executable, "-c", PREPARE, str(pictures), str(out)],
         capture_output=True,
@@ -80,15 +86,15 @@ def test_prepared_shards_are_the_folder(folders):
     assert shards.template == files.template
     for part, source in files.parts.items():
         same(source, shards.parts[part])
+        assert source.pixels == shards.parts[part].pixels == "upright, on white"
     (ours, _), (theirs, _) = (fewshot.sample(d, 2, 1, "coop") for d in (files, shards))
     same(ours, theirs)
     a, b = (list(batches(shots, workers=0)) for shots in (ours, theirs))
     for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x["image"], y["image"])
         np.testing.assert_array_equal(x["label"], y["label"])
-    for source in (files.test, shards.test):  # bytes untouched
-        example = source[0]
-        np.testing.assert_array_equal(example["image"], files.test[0]["image"])
+    for i in range(len(files.test)):
+        np.testing.assert_array_equal(shards.test[i]["image"], files.test[i]["image"])
 
 
 def batches(source, workers):
@@ -110,9 +116,12 @@ def test_bytes_and_file_names_are_kept(folders):
 
 def test_a_prepared_benchmark_is_found_by_its_name(folders, tmp_path):
     _, out = folders
-    (tmp_path / "sotglp_eurosat").mkdir()
-    (tmp_path / "sotglp_eurosat" / "1.0.0").symlink_to(out / "sotglp_my_pictures" / "1.0.0")
-    assert len(datasets.resolve("eurosat", root=str(tmp_path)).train) == 15
+    shutil.copytree(out / "sotglp_my_pictures", tmp_path / "sotglp_eurosat")
+    about = tmp_path / "sotglp_eurosat" / "1.0.0" / "sotglp.json"
+    said = json.loads(about.read_text("utf-8"))
+    about.write_text(json.dumps({key: said[key] for key in said if key != "upright"}), "utf-8")
+    found = datasets.resolve("eurosat", root=str(tmp_path))
+    assert len(found.train) == 15 and found.test.pixels == "as stored"  # as shards always were
 
 
 def test_their_sets_bring_labels_and_class_names(folders):
