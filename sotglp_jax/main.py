@@ -4,9 +4,8 @@ Flags only; everything heavy is imported after they are known to be sound.
 """
 
 import difflib
-import os
 from collections.abc import Sequence
-from logging import WARNING, Formatter, LogRecord
+from logging import Formatter, LogRecord
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -129,22 +128,18 @@ def main(_: list[str]) -> None:
 
 
 def quiet() -> None:
-    """Of the libraries' log, shows warnings and the training metrics, without their prefix.
+    """Of the libraries' log, shows warnings alone, without their prefix.
 
     Errors that end the command with a sentence, such as those of a full disk, are told by it alone.
     """
 
     def shown(record: LogRecord) -> bool:
-        told = record.exc_info and mend(record.exc_info[1])
-        return (record.levelno >= WARNING or record.module == "logging_writer") and not told
+        return not (record.exc_info and mend(record.exc_info[1]))
 
     handler = logging.get_absl_handler()
     handler.addFilter(shown)
     handler.setFormatter(Formatter("%(message)s"))
-    logging.set_verbosity(logging.INFO)
 
 
 if __name__ == "__main__":
-    # TensorFlow only writes TensorBoard's events; its C++ log ignores the level at start-up.
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     run_command(main, flags_parser=parse)

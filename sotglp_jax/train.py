@@ -232,7 +232,7 @@ class _Recorder:
     """Collects metrics on the device and writes their means now and then."""
 
     def __init__(self, run: Run, start: int):
-        self._run, self._start, self._writer = run, start, None
+        self._run, self._start, self._writers = run, start, None
         self._pending: list[tuple[int, dict]] = []
         self._last, self._time, self._part = start, time.monotonic(), None
 
@@ -270,18 +270,20 @@ class _Recorder:
             "images_per_second": speed * self._run.config.train.batch_size,
             "remaining_seconds": (self._run.total_steps - step) / speed,
         }
-        if not self._writer:  # imports TensorFlow, for which the first step need not wait
-            from sotglp_jax.metrics import create_writer
-
-            self._writer = create_writer(self._run.workdir, self._start)
-        self._writer.write_scalars(step, means)
-        self._pending, self._last, self._time = [], step, now
         decides = next(iter(self._run.method.logits))
+        if self._writers is None:  # importing TensorBoard's parts need not delay the first step
+            from sotglp_jax.metrics import Log, create_writers
+
+            log = Log(self._run.total_steps, f"accuracy_{decides}")
+            self._writers = create_writers(self._run.workdir, self._start, log)
+        for writer in self._writers:
+            writer.write(step, means)
+        self._pending, self._last, self._time = [], step, now
         shown = {"loss": f"{means['loss']:.3f}"}
         if (accuracy := means.get(f"accuracy_{decides}")) is not None:
             shown[decides] = f"{accuracy:.0%}"
         return shown
 
     def close(self) -> None:
-        if self._writer:
-            self._writer.close()
+        for writer in self._writers or ():
+            writer.close()

@@ -24,10 +24,15 @@ def clip_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """Of commands: programs are compiled once, also where several processes run the tests."""
+    """Of commands: programs are compiled once, also where several processes run the tests.
+
+    A command that imports TensorFlow, which only preparing data sets needs, fails.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    (base / "tensorflow.py").write_text("raise AssertionError('TensorFlow is imported')")
     return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(base), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",

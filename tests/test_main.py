@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 from runs import SHORT, metrics, wait_for_step
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import digits
 from sotglp_jax.devices import sharding
 from sotglp_jax.evaluators import maps
+from sotglp_jax.metrics import Events
 from sotglp_jax.run import prepare
 from sotglp_jax.settings import unflatten
 from sotglp_jax.state import restore
@@ -57,15 +59,30 @@ def test_a_run_folder_holds_everything(finished):
     assert counts.shape == (10, 10) and counts.sum() == 897
     assert counts.trace() / 897 == pytest.approx(results["accuracy"]["fused"])
     assert maps.load(workdir).names == digits.CLASS_NAMES
-    assert list(workdir.glob("events.out.tfevents.*"))
     lines = metrics(workdir)
     assert [m["step"] for m in lines] == list(range(5, STEPS + 1, 5))
     assert {"loss_global", "loss_local", "plan_entropy", "learning_rate"} <= set(lines[0])
     assert {f"accuracy_{k}" for k in ("fused", "global", "local")} <= set(lines[0])
     assert {"images_per_second", "remaining_seconds"} <= set(lines[0])
     assert "zero-shot CLIP" in out and str(workdir) in out and "quick_gelu" in out
-    assert "[5] " in err and "loss=" in err and "Traceback" not in err
+    shown = r"step (\d+) of 60, loss [\d.]+, accuracy \d+%, \d+ images/s, \d+:\d\d left"
+    steps = [int(step) for step in re.findall(shown, err)]
+    assert (steps[0], steps[-1]) == (5, STEPS)
+    assert "Traceback" not in err
     assert not list(workdir.rglob("*.part"))
+
+
+def test_events_are_those_of_the_metrics_also_after_a_kill(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    writer = Events(tmp_path / "run", start=STEPS - 10)  # as if that were the last checkpoint
+    writer.write(STEPS - 5, {"loss": 0.5})
+    writer.close()
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    lines = metrics(finished[0])
+    assert set(events.Tags()["scalars"]) == {name for line in lines for name in line} - {"step"}
+    expected = [(m["step"], m["loss"]) for m in lines[:-2]] + [(STEPS - 5, 0.5)]
+    for event, (step, loss) in zip(events.Scalars("loss"), expected, strict=True):
+        assert event.step == step and event.value == pytest.approx(loss)
 
 
 def test_a_finished_run_only_evaluates_again(finished, main, clip_folder):

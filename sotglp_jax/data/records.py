@@ -173,14 +173,19 @@ def prepare(dataset: Dataset, out: str) -> str:
       The folder of the shards.
 
     Raises:
-      InputError: the data set is no files, or prepared already.
+      InputError: the data set is no files, or prepared already; TensorFlow is not installed.
     """
-    import tensorflow_datasets as tfds
-
     if not isinstance(dataset.train.read, FileReader):
         raise InputError(
             f"{dataset.name} is not a set of image files: there is nothing to prepare."
         )
+    try:
+        import tensorflow  # noqa: F401 (what TensorFlow Datasets writes with)
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError:
+        raise InputError(
+            "writing shards, not reading them, needs TensorFlow: pip install 'sotglp_jax[tfds]'."
+        ) from None
     parts = {part: source for part, source in dataset.parts.items() if len(source)}
     builder = tfds.dataset_builders.AdhocBuilder(
         name=slug(dataset.name),

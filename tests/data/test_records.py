@@ -175,3 +175,11 @@ def test_what_is_prepared_is_not_overwritten(folders):
     pictures, out = folders
     with pytest.raises(InputError, match="is there already: remove it"):
         records.prepare(datasets.resolve(str(pictures)), str(out))
+
+
+def test_without_tensorflow_the_extra_is_named(folders, tmp_path, monkeypatch):
+    from sotglp_jax.data import records
+
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(InputError, match=r"pip install 'sotglp_jax\[tfds\]'"):
+        records.prepare(datasets.resolve(str(folders[0])), str(tmp_path))
