@@ -9,6 +9,7 @@ from sotglp_jax.settings import DTYPES
 if __name__ == "__main__":
     flags.DEFINE_enum("what", "train", [*MEASURED, *PRINTED], "What to measure.")
     flags.DEFINE_string("method", "sotglp", "A method by name, or PACKAGE.MODULE:CLASS.")
+    flags.DEFINE_integer("stage", 1, "Which of a training's stages.", lower_bound=1)
     flags.DEFINE_enum("clip", "ViT-B/16", list(SIZES), "Whose sizes.")
     flags.DEFINE_integer("classes", 10, "Number of classes.", lower_bound=1)
     flags.DEFINE_integer("batch", 8, "Images in a batch.", lower_bound=1)

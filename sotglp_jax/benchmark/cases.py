@@ -37,10 +37,11 @@ from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluate import observe
 from sotglp_jax.features import of_batch
+from sotglp_jax.methods.contract import Moment
 from sotglp_jax.run import Run
 from sotglp_jax.settings import DTYPES
 from sotglp_jax.state import init_state, make_optimizer
-from sotglp_jax.train import jit_step, parts
+from sotglp_jax.train import Part, jit_step, parts
 
 
 def _size(
@@ -80,9 +81,9 @@ PEAKS = {
     "TPU v5": (459e12, None),
     "TPU v6 lite": (918e12, None),
 }
-KEYS = ("what", "method", "clip", "classes", "batch", "precision", "mesh", "device", "median_s")
-KEYS += ("spread_s", "images_per_s", "peak_memory_gb", "flops", "flops_per_s", "peak_share")
-KEYS += ("compile_s",)
+KEYS = ("what", "method", "stage", "clip", "classes", "batch", "precision", "mesh", "device")
+KEYS += ("median_s", "spread_s", "images_per_s", "peak_memory_gb", "flops", "flops_per_s")
+KEYS += ("peak_share", "compile_s")
 LONGEST_NAME = 6  # tokens
 SECONDS, LEAST, MOST = 20.0, 5, 50  # spent on timings, and their number
 
@@ -99,6 +100,7 @@ class Case:
     chunk: int
     method: str = "sotglp"
     cached: bool = False
+    stage: int = 1
 
     @property
     def arch(self) -> clip.Architecture:
@@ -115,6 +117,11 @@ class Case:
         loaded = clip.Clip(self.arch, "quick_gelu", Stated(), "", "", shapes, words)
         method = methods.make(config.method, loaded.towers(DTYPES[self.precision]))
         return Run(config, {}, Path(), task(self.classes), loaded, method, shapes)
+
+    @property
+    def part(self) -> Part:
+        """The stage of the training that is measured."""
+        return parts(self.run.stages, steps_per_epoch=1000)[self.stage - 1]
 
 
 class Words(Tokenizer):
@@ -186,19 +193,43 @@ def vision(case: Case, mesh: Mesh) -> Work:
 
 
 def text(case: Case, mesh: Mesh) -> Work:
-    """Features of the classes, forward and backward."""
-    given, gradient = inputs(case, mesh, jax.jit), text_gradient(case)
-    return bound(jax.jit(gradient), given.state["params"], given.frozen, given.names)
+    """Features of the classes as a training step makes them, forward and backward."""
+    given = inputs(case, mesh, jax.jit)
+    params, frozen = given.state["params"], given.frozen
+    image = jax.jit(functools.partial(of_batch, case.run.method))(params, frozen, given.batch)
+    return bound(jax.jit(squared(case, texts_of(case))), params, frozen, given.names, image)
 
 
-def text_gradient(case: Case) -> Callable:
-    """A function of (params, frozen, names): the gradient of the class features' squared length."""
+def texts_of(case: Case) -> Callable:
+    """A function of (params, frozen, names, image): text features of one of a step's updates.
 
-    def length(params, frozen, names):
-        features = case.run.method.encode_classes(params, frozen, names)
-        return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(features))
+    Where texts wait for the image, it gives the logits that they end in.
+    """
+    method, key, zero = case.run.method, jax.random.key(0), np.int32(0)
+    moment = Moment(key, zero, zero, case.stage - 1, key)
 
-    return jax.grad(length)
+    def encode(params, frozen, names, image):
+        text = method.encode_step(params, frozen, names, moment)
+        return method.score(params, frozen, text, image).logits if method.text_waits else text
+
+    return encode
+
+
+def squared(case: Case, function: Callable) -> Callable:
+    """A function of the same arguments: the squared length of what it gives, and its gradient.
+
+    The gradient is by those of the parameters, the first argument, that the stage trains.
+    """
+
+    def length(moving, params, *others):
+        found = jax.tree.leaves(function(params | moving, *others))
+        return sum(jnp.sum(jnp.square(x)) for x in found)
+
+    def gradient(params, *others):
+        moving = {name: params[name] for name in case.part.stage.trained or params}
+        return jax.value_and_grad(length)(moving, params, *others)
+
+    return gradient
 
 
 def transport(case: Case, mesh: Mesh) -> Work:
@@ -233,10 +264,9 @@ LEARNING = ("train", "text", "flops", "memory")  # for methods that are trained 
 
 
 def step_of(case: Case, mesh: Mesh) -> Callable:
-    """The training step, jitted, of the first stage."""
-    run = case.run
-    part = parts(run.stages, steps_per_epoch=1000)[0]
-    return jit_step(mesh, run.method, make_optimizer(run.method, run.config.train), part)
+    """The training step, jitted."""
+    optimizer = make_optimizer(case.run.method, case.run.config.train)
+    return jit_step(mesh, case.run.method, optimizer, case.part)
 
 
 def inputs(case: Case, mesh: Mesh, make: Callable) -> Inputs:
@@ -322,27 +352,66 @@ def images(case: Case) -> dict[str, np.ndarray]:
 def operations(case: Case, mesh: Mesh) -> dict[str, tuple[int, int | None]]:
     """Operations of a training step by part, here and on plain CLIP's towers.
 
-    Plain CLIP computes every position of the whole context in every layer, for as many sequences
-    as there are text features. A part that is no tower's is the same there.
+    Plain CLIP computes every position of the whole context in every layer, for every feature of an
+    image or a text that the step makes, and as much again where a gradient flows back. A part that
+    is no tower's is the same there.
     """
     method, given = case.run.method, inputs(case, mesh, shapes_of)
-    params = given.state["params"]
-    on_classes = params, given.frozen, given.names
-    features = jax.tree.leaves(jax.eval_shape(method.encode_classes, *on_classes))
-    sequences = sum(x.size for x in features) // case.arch.embed_dim
-    of_text, of_image = sequences * flops.text(case.arch), case.batch * flops.vision(case.arch)
-    images_ = flops.count(functools.partial(of_batch, method), params, given.frozen, given.batch)
-    forward = flops.count(method.encode_classes, *on_classes)
-    backward = flops.count(text_gradient(case), *on_classes) - forward
-    step = flops.count(step_of(case, mesh), given.state, given.frozen, given.names, given.batch)
-    rest = step - images_ - forward - backward
-    found = {
-        "images": (images_, 0 if case.cached else of_image),
-        "classes": (forward, of_text),
-        "classes, backward": (backward, of_text),
-        "all else": (rest, rest),
-    }
+    params, frozen, names, batch = given.state["params"], given.frozen, given.names, given.batch
+    image = jax.eval_shape(functools.partial(of_batch, method), params, frozen, batch)
+    found = _of_images(case, image, params, frozen, batch)
+    found |= _of_classes(case, params, frozen, names, image)
+    step = flops.count(step_of(case, mesh), given.state, frozen, names, batch)
+    rest = step - sum(here for here, _ in found.values())
+    found["all else"] = rest, rest
     return found | {"step": tuple(map(sum, zip(*found.values(), strict=True)))}
+
+
+def _of_images(case: Case, image: dict, *arguments: Any) -> dict[str, tuple[int, int]]:
+    """Operations of the vision tower by direction; a class token is a pass through the plain one.
+
+    Args:
+      case: the sizes.
+      image: shapes of the features.
+      arguments: of `of_batch` behind the method.
+    """
+    method, tokens = case.run.method, sorted(image.keys() - {"patches"})
+
+    def encode(*arguments, names=tuple(image)):
+        features = of_batch(method, *arguments)
+        return {name: features[name] for name in names}
+
+    def plain(names):
+        passes = sum(image[name].size for name in names) // case.arch.vision_width
+        return 0 if case.cached else passes * flops.vision(case.arch)
+
+    one_by_one = {name: functools.partial(encode, names=(name,)) for name in tokens}
+    moving = [name for name, one in one_by_one.items() if _directions(case, one, *arguments)[1]]
+    times = 1 if method.frozen_images else case.part.stage.updates
+    here = _directions(case, encode, *arguments)
+    return _rows("images", times, here, (plain(tokens), plain(moving)))
+
+
+def _of_classes(case: Case, *arguments: Any) -> dict[str, tuple[int, int]]:
+    """Operations of the text tower by direction; `arguments` are those of `texts_of`."""
+    encode = texts_of(case)
+    sequences = sum(x.size for x in jax.tree.leaves(jax.eval_shape(encode, *arguments)))
+    if not case.run.method.text_waits:
+        sequences //= case.arch.embed_dim
+    here, plain = _directions(case, encode, *arguments), sequences * flops.text(case.arch)
+    return _rows("classes", case.part.stage.updates, here, (plain, plain))
+
+
+def _directions(case: Case, encode: Callable, *arguments: Any) -> tuple[int, int]:
+    """Operations forward, and backward as far as a gradient flows."""
+    forward = flops.count(encode, *arguments)
+    return forward, flops.count(squared(case, encode), *arguments) - forward
+
+
+def _rows(part: str, times: int, here: tuple, plain: tuple) -> dict[str, tuple[int, int]]:
+    """Operations here and in plain CLIP by direction, without those that do not happen."""
+    ways = {part: (here[0], plain[0]), f"{part}, backward": (here[1], plain[1])}
+    return {name: (times * own, times * other) for name, (own, other) in ways.items() if own}
 
 
 def matrix_product() -> Callable[[str], float]:
@@ -492,6 +561,11 @@ def check(what: str, case: Case) -> None:
     if what in LEARNING and not case.run.stages:
         raise InputError(
             f"{method.title} is not trained in steps: --what=eval or vision can be measured."
+        )
+    if what in LEARNING and not 1 <= case.stage <= len(case.run.stages):
+        raise InputError(
+            f"--stage={case.stage} is none of {method.title}, whose training has "
+            f"{len(case.run.stages)}: choose another."
         )
     if case.cached and not method.frozen_images:
         raise InputError(
