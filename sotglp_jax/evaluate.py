@@ -279,7 +279,8 @@ def _detect(run: Run, observer: Observer, inside: dict) -> dict:
     found = detection.evaluate(scores["test"], {name: scores[name] for name in run.ood})
     images = {"test": len(run.dataset.test)} | {n: len(source) for n, source in run.ood.items()}
     temperature = run.config.ood.temperature
-    return {"temperature": temperature, "images": images, "scores": dict(found)}
+    about = {"temperature": temperature, "local": observer.methods[0].local}
+    return {**about, "images": images, "scores": dict(found)}
 
 
 def _threshold(run: Run, observer: Observer, inside: dict) -> dict:
@@ -293,8 +294,8 @@ def _threshold(run: Run, observer: Observer, inside: dict) -> dict:
         part, source = "val", run.dataset.val
         source = source.take(range(0, len(source), -(-len(source) // detection.MOST)))
         values = observer.collect(source, "threshold")[1]["ood"]["single"]
-    name = "gl_mcm" if "l_mcm" in inside else "mcm"
-    return {"score": name, "value": ood.threshold(values), "part": part, "images": len(values)}
+    score = {"score": "gl_mcm" if "l_mcm" in inside else "mcm", "local": run.method.local}
+    return {**score, "value": ood.threshold(values), "part": part, "images": len(values)}
 
 
 def describe(run: Run) -> dict:

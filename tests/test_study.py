@@ -369,9 +369,10 @@ def test_a_run_says_all_it_knows():
 
 def test_scores_of_detection_have_titles_for_any_method():
     scores = ("gl_mcm", "fused", "transport", "own")
-    titles = [tables.score_title(SOTGLP, score) for score in scores]
+    result = {"method": SOTGLP, "ood": {}}
+    titles = [tables.score_title(result, score) for score in scores]
     assert titles == ["GL-MCM", "largest fused logit", "largest φ", "own"]
-    assert tables.score_title(COOP, "prompted") == "largest logit"
+    assert tables.score_title(result | {"method": COOP}, "prompted") == "largest logit"
 
 
 @pytest.mark.parametrize(

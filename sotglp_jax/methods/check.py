@@ -112,6 +112,11 @@ class Check:
         self._demand("score", right, f"logits of shape {wanted}, images by classes", logits)
         known = all(x.ndim == AXES.get(name) for name, x in scores.sims.items())
         self._demand("score", known, 'sims "global" (B C N) and "local" (B P C N)', scores.sims)
+        if ("local" in scores.sims) != bool(self.method.local):
+            raise self._fault(
+                f'score gives {"no " if self.method.local else ""}sims "local" while the class has '
+                f'local = "{self.method.local}": name there which features of patches they are of'
+            )
 
     def _stage(self, stage: Any, params: Params) -> None:
         self._demand("stages", isinstance(stage, Stage), "a tuple of Stage", stage)

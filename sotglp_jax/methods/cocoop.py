@@ -56,7 +56,7 @@ class CoCoOp(dassl.CrossEntropy):
     @property
     def _start(self) -> CoOp:
         """CoOp, whose context ours starts like."""
-        return CoOp(self.towers, self.n_ctx, self.ctx_init)
+        return CoOp(self.towers, n_ctx=self.n_ctx, ctx_init=self.ctx_init)
 
     @classmethod
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:

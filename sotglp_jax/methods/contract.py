@@ -123,6 +123,8 @@ class Method:
       learns: whether there is anything to train.
       frozen_images: whether `encode_images` leaves the parameters alone, so that features may come
         from a cache.
+      local: which features of patches `score` compares with the texts, a kind of `Towers.images`;
+        "" is none. An option of a method that has a choice.
       text_waits: whether `score` runs the text tower, since texts depend on the image;
         `encode_classes` may then give anything that `score` needs of the classes.
       decay: factors on the weight decay of parameters by name, 1 for all others.
@@ -142,6 +144,7 @@ class Method:
     symbols: ClassVar[Mapping[str, str]] = {}
     learns: ClassVar[bool] = True
     frozen_images: ClassVar[bool] = True
+    local: ClassVar[str] = ""
     text_waits: ClassVar[bool] = False
     decay: ClassVar[Mapping[str, float]] = {}
     torch_names: ClassVar[Mapping[str, tuple]] = {}

@@ -125,7 +125,7 @@ class GalLoP(Method):
         self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
     ) -> dict[str, Array]:
         """The class token, and patches of the last layer's values."""
-        return self.towers.images(frozen, pixels, local="value")
+        return self.towers.images(frozen, pixels, local=self.local)
 
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> ClassFeatures:
         """Text features of all prompts before every class name."""

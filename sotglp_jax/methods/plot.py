@@ -42,6 +42,7 @@ class Plot(dassl.CrossEntropy):
     title: ClassVar[str] = "PLOT"
     logits: ClassVar[Mapping[str, str]] = {"transport": ""}
     symbols: ClassVar[Mapping[str, str]] = {"n_prompts": "N", "epsilon": "ε"}
+    local: ClassVar[str] = "tokens"
 
     def __post_init__(self):
         at_least(1, n_prompts=self.n_prompts, n_ctx=self.n_ctx, iterations=self.iterations)
@@ -73,7 +74,7 @@ class Plot(dassl.CrossEntropy):
         self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
     ) -> dict[str, Array]:
         """The class token and the last layer's patches."""
-        return self.towers.images(frozen, pixels, local="tokens")
+        return self.towers.images(frozen, pixels, local=self.local)
 
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C N D"]:
         """Text features of all prompts and names, not normalised."""

@@ -231,12 +231,16 @@ class SotGlp(Method):
             params["log_fusion"] = jnp.log(jnp.float32(self.fusion_weight))
         return params
 
+    @property
+    def local(self) -> str:
+        """Patches of the V-V stream, or of the original one."""
+        return "vv" if self.vv else "tokens"
+
     def encode_images(
         self, params: Params, frozen: dict, pixels: UInt8[Array, "B R R 3"]
     ) -> dict[str, Array]:
-        """The class token, and patches of the V-V stream or of the original one."""
-        local = "vv" if self.vv else "tokens"
-        return self.towers.images(frozen, pixels, local=local, leak=self.vv_first_layer_leak)
+        """The class token, and patches of the stream that `local` names."""
+        return self.towers.images(frozen, pixels, local=self.local, leak=self.vv_first_layer_leak)
 
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> ClassFeatures:
         """Text features of global and local prompts before every class name."""

@@ -140,7 +140,7 @@ def _detection(results: Sequence[Result]) -> Iterator[Picture]:
             f"figure3-{_slug(title)}",
             f"Figure 3, {title}: accuracy against FPR95 and AUROC of {SCORES[0]}, or of "
             f"{SCORES[1]} where a method has no local features, averaged over the "
-            f"out-of-distribution sets.{published}",
+            f"out-of-distribution sets; Table 3 says which patches.{published}",
             figure,
         )
 
@@ -149,7 +149,8 @@ def _points(rows: Mapping[tuple[str, str], Mapping]) -> dict[str, Mapping]:
     """Returns, by method, the row of the score that Figure 3 is of."""
     found = {method: row for (method, score), row in rows.items() if method.endswith(MARK)}
     for wanted in reversed(SCORES):
-        found |= {method: row for (method, score), row in rows.items() if score == wanted}
+        scores = {labels: labels[1].partition(", ")[0] for labels in rows}
+        found |= {labels[0]: row for labels, row in rows.items() if scores[labels] == wanted}
     return found
 
 

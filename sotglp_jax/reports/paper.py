@@ -15,9 +15,7 @@ PUBLISHED = json.loads(
 MARK = " †"  # behind the name of a published row or column
 MISSING = "–"
 ACCURACY = "Accuracy"
-ZERO_SHOT_NOTE = (
-    "zero-shot CLIP: one sentence a class; patches of the V-V stream, in CLIP's own projection."
-)
+ZERO_SHOT_NOTE = "zero-shot CLIP: one sentence a class; patches in CLIP's own projection."
 
 Cell = dict[int, float]  # in %, by seed; the one key 0 for what no seed of ours decided
 Numbers = dict[str, Cell]  # by column or by data set, without the missing ones
@@ -117,7 +115,7 @@ def detection(results: Sequence[Result]) -> Table:
         for title, runs in methods(results).items():
             runs = [r for r in runs if r in found]
             for score in runs[0].contents["ood"]["scores"] if runs else ():
-                labels = dataset_title(dataset), title, score_title(runs[0].method, score)
+                labels = dataset_title(dataset), title, score_title(runs[0].contents, score)
                 rows[labels] = _detected(runs, score)
         if dataset == "imagenet" and shots == PUBLISHED["shots"]:
             rows |= _published_detection(ood_sets(found))

@@ -13,6 +13,9 @@ VARY = ("seed", "train_images_sha256")
 OF_METHOD = ("method", "recipe", "changed")
 # Scores of detection that are not the largest of a method's logits.
 OOD_SCORES = {"mcm": "MCM", "l_mcm": "L-MCM", "gl_mcm": "GL-MCM", "transport": "largest φ"}
+OF_PATCHES = ("l_mcm", "gl_mcm")
+# The features of patches that they are of; see `Method.local`.
+PATCHES = {"value": "value path", "vv": "V-V stream", "tokens": "last layer"}
 
 Cells = dict[str, dict[str, list[float]]]  # accuracies over the seeds by row and column
 Notes = dict[tuple[str, str], str]  # what is to be said of a cell, by row and column
@@ -49,11 +52,18 @@ def logits_title(method: Mapping, name: str) -> str:
     return f"{method['title']}, {said}" if said else method["title"]
 
 
-def score_title(method: Mapping, score: str) -> str:
-    """Returns the title of a score of detection; arguments as in `logits_title`."""
-    if score not in method["logits"]:
-        return OOD_SCORES.get(score, score)
-    return " ".join(filter(None, ("largest", method["logits"][score], "logit")))
+def score_title(results: Mapping, score: str) -> str:
+    """Returns the title of a score of detection, such as "GL-MCM, V-V stream".
+
+    Args:
+      results: contents of a `results.json` file.
+      score: its name in "ood".
+    """
+    logits, local = results["method"]["logits"], results["ood"].get("local")
+    if score in logits:
+        return " ".join(filter(None, ("largest", logits[score], "logit")))
+    title = OOD_SCORES.get(score, score)
+    return f"{title}, {PATCHES[local]}" if score in OF_PATCHES and local in PATCHES else title
 
 
 def deciding(method: Mapping, accuracy: Mapping[str, float]) -> str | None:
@@ -96,7 +106,7 @@ def _detection_lines(results: dict) -> list[str]:
         columns = found["sets"] | {"mean": found["mean"]}
         cells = (f"{100 * columns[s]['fpr95']:.1f} / {100 * columns[s]['auroc']:.1f}" for s in sets)
         written = "".join(f"{cell:>16}" for cell in cells)
-        title = score_title(results["method"], name)
+        title = score_title(results, name)
         lines.append(f"  {title:<30}{written}{found['threshold']:>12.4g}")
     return lines
 

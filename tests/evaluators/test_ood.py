@@ -143,6 +143,7 @@ def test_detection_through_the_command(main, clip_folder, tmp_path):
     assert code == 0, err
     found = json.loads((tmp_path / "results.json").read_text())["ood"]
     assert found["images"] == {"test": 897, "letters": 400, "noise": 400}
+    assert found["local"] == "vv"
     saved = np.load(tmp_path / "ood_scores.npz")
     for name, judged in found["scores"].items():
         inside = saved[f"test/{name}"]
@@ -156,7 +157,7 @@ def test_detection_through_the_command(main, clip_folder, tmp_path):
         assert judged["mean"]["auroc"] == pytest.approx(mean)
     np.testing.assert_array_equal(saved["noise/gl_mcm"], saved["noise/mcm"] + saved["noise/l_mcm"])
     assert len(np.unique(saved["test/mcm"])) > 850  # a high temperature ties nothing
-    assert "GL-MCM" in out and "threshold at 95 % recall" in out
+    assert "GL-MCM, V-V stream" in out and "threshold at 95 % recall" in out
     code, _, err = main(*arguments, "--config.ood.sets=('nothing',)")
     assert code == 2 and '"nothing" is no folder' in err
     code, _, err = main(*arguments, "--config.ood.temperature=0")

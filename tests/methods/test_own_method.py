@@ -73,7 +73,7 @@ def test_a_run_is_trained_and_its_results_have_its_names(runs):
         "adapted",
     }
     assert results["step"] == 4 and results["config"]["method.scale"] == 0.5
-    assert results["ood_threshold"]["score"] == "mcm"
+    assert results["ood_threshold"]["score"] == "mcm" and not results["ood_threshold"]["local"]
     lines = [json.loads(x) for x in (runs / "trained" / "metrics.jsonl").read_text().splitlines()]
     assert {"loss", "accuracy_adapted", "gradient_norm"} <= set(lines[-1])
 
@@ -190,6 +190,7 @@ def images(make):
         (scores(rename=lambda x: "logits"), 'score must give logits named "prompted"'),
         (scores(change=lambda x: x.T), r"score must give logits of shape \(2, 10\), .*\(10, 2\)"),
         (scores(sims={"global": jnp.zeros((2, 10))}), 'score must give sims "global"'),
+        (scores(sims={"local": jnp.zeros((2, 16, 10, 1))}), 'score gives sims "local" while'),
         ({"loss": lambda *_: jnp.zeros(2)}, "loss must give the values of all images and"),
         ({"loss": lambda *_: (jnp.zeros(()), {})}, r"loss must give values of shape \(2,\)"),
         (

@@ -41,7 +41,11 @@ METHODS = {
         "symbols": {"n_context": "M"},
         "usual": {"n_context": 16, "per_class": False},
     },
-    "zeroshot": {"title": "zero-shot CLIP", "logits": {"zero_shot": ""}},
+    "zeroshot": {
+        "title": "zero-shot CLIP",
+        "logits": {"zero_shot": ""},
+        "usual": {"local": "value"},
+    },
 }
 VARIANTS = {
     "no_vv": ("w/o V-V attention", {"method.vv": False}),
@@ -89,6 +93,8 @@ def write(
         scores = {"sotglp": ("mcm", "l_mcm", "gl_mcm", "fused", "transport")}
         scores |= {"coop": ("mcm", "prompted"), "zeroshot": ("mcm", "l_mcm", "gl_mcm")}
         contents["ood"] = detected(ood, scores[method])
+        local = {"sotglp": "vv", "coop": "", "zeroshot": "value"}[method]
+        contents["ood"]["local"] = config.get("method.local", local)
     folder = root / named
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(contents))
@@ -207,8 +213,11 @@ def test_the_best_is_bold():
 
 def test_detection_stands_beside_the_published(made):
     cells = rows_of((made / "table3.md").read_text())
-    assert cells["ImageNet SOT-GLP GL-MCM", "Average FPR95 ↓"] == "24.0 ± 2.0"
-    assert cells["ImageNet w/o projection GL-MCM", "SUN FPR95 ↓"].strip("*") == "10.0 ± 0.0"
+    assert cells["ImageNet SOT-GLP GL-MCM, V-V stream", "Average FPR95 ↓"] == "24.0 ± 2.0"
+    assert (
+        cells["ImageNet w/o projection GL-MCM, V-V stream", "SUN FPR95 ↓"].strip("*")
+        == "10.0 ± 0.0"
+    )
     assert cells["ImageNet w/o Proj †", "Average AUROC ↑"].strip("*") == "94.2"
     assert not [labels for labels, _ in cells if labels.startswith("digits")]
 
@@ -222,11 +231,19 @@ def test_zero_shot_detects_beside_what_is_trained(tmp_path):
     assert not warnings and len(rows) == 5 + 3
     assert ("digits", "SOT-GLP", "largest fused logit") in rows
     assert paper.detection(found).notes[-1] == paper.ZERO_SHOT_NOTE
-    row = rows["digits", "zero-shot CLIP", "GL-MCM"]
+    row = rows["digits", "zero-shot CLIP", "GL-MCM, value path"]
     assert row["Average FPR95 ↓"] == {0: 40.0} and row[accuracy] == {0: 50.0}
     picture, _ = figures.make(found)
     own, clip = picture.figure.axes[0].containers
     assert clip.get_label() == "zero-shot CLIP" and clip.lines[0].get_marker() == "*"
+
+
+def test_scores_of_other_patches_stand_apart(tmp_path):
+    write(tmp_path, 0.5, shots=0, ood=0.4, method="zeroshot")
+    write(tmp_path, 0.5, shots=0, ood=0.2, method="zeroshot", **{"method.local": "vv"})
+    rows = paper.detection(results.load(tmp_path)[0]).rows
+    found = {labels[2]: row["Average FPR95 ↓"] for labels, row in rows.items()}
+    assert found["GL-MCM, value path"] == {0: 40.0} and found["GL-MCM, V-V stream"] == {0: 20.0}
 
 
 def test_several_methods_stand_in_every_table(made, runs):
@@ -240,7 +257,7 @@ def test_several_methods_stand_in_every_table(made, runs):
     ]
     cells = rows_of((made / "table3.md").read_text())
     assert cells["ImageNet CoOp MCM", "SUN FPR95 ↓"] == "30.0 ± 0.0"
-    assert ("ImageNet CoOp GL-MCM", "SUN FPR95 ↓") not in cells
+    assert not [labels for labels, _ in cells if "CoOp GL-MCM" in labels]
     assert rows_of((made / "table4.md").read_text())["ImageNet CoOp", "4"] == "–"
     titles = list(results.methods(results.load(runs)[0]))
     assert titles == ["SOT-GLP", "w/o projection", "CoOp", "zero-shot CLIP"]

@@ -91,6 +91,7 @@ def test_a_run_predicts_what_it_was_evaluated_to(run, classifier):
     assert found.names == [digits.CLASS_NAMES[label] for label in found.labels]
     assert results["ood_threshold"]["images"] == 10 and results["ood_threshold"]["part"] == "val"
     assert found.threshold == results["ood_threshold"]["value"]
+    assert results["ood_threshold"]["local"] == "vv"
     np.testing.assert_array_equal(found.is_ood, found.ood_score < found.threshold)
     assert found.maps is None
 

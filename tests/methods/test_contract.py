@@ -1,0 +1,32 @@
+"""What every method of the package keeps."""
+
+import pytest
+
+from sotglp_jax import clip, methods
+from sotglp_jax.methods.check import Check
+from sotglp_jax.methods.contract import Method
+
+NAMES = ("cat", "dog", "annual_crop_land", "tree", "sea")
+TRAIN = {"epochs": 2, "lr": 0.1, "schedule": "paper", "warmup_epochs": 0, "warmup_lr": 0.0}
+# The tiny CLIP has three layers of vision and two of text.
+TEXT, VISION = {"text_depth": 2}, {"vision_depth": 3}
+DEPTHS = {"ivlp": TEXT | VISION, "promptsrc": TEXT | VISION, "language": TEXT, "vpt": VISION}
+DEPTHS |= {"maple": {"depth": 2}}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return clip.load("tiny")
+
+
+def make(loaded: clip.Clip, name: str, **options) -> Method:
+    """A method on the tiny CLIP."""
+    return methods.load(name)(loaded.towers(), **DEPTHS.get(name, {}) | options)
+
+
+@pytest.mark.parametrize("name", methods.NAMES)
+def test_its_functions_give_what_the_contract_says(loaded, name):
+    method = make(loaded, name)
+    names = method.tokenize(loaded.tokenizer, NAMES, "a photo of a {}.")
+    texts = method.tokenize_fixed(loaded.tokenizer, NAMES)
+    Check(method, loaded.params, len(NAMES), loaded.arch.image_size).start(names, texts, TRAIN)
