@@ -180,7 +180,7 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
         },
         "config": run.settings,
         "clip_path": run.clip.path,
-        "learned": run.method.summary(params),
+        "learned": run.method.summary(params, len(run.dataset.class_names)),
         "step": int(state["step"]),
         "seconds": {"train": train_seconds},
         "versions": workdir.versions(),

@@ -151,11 +151,15 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     _check_views(config.cache.views, run.method)
     workdir.check_same(path, run.settings, dataset.train.names)
     targets = {name: dataclasses.replace(run, dataset=other) for name, other in others.items()}
+    # Names that are too long, or options for more classes, are refused before anything is read.
     for one in (run, *targets.values()):
         for method in (one.method, *one.baseline):
-            one.tokenize(method)  # refuses names that are too long before anything is read
+            one.tokenize(method)
+    names = run.tokenize(run.method)
     if run.foreign:
-        run.check.start(run.tokenize(run.method), run.fixed_texts(), config.train)
+        run.check.start(names, run.fixed_texts(), config.train)
+    else:
+        run.check.init(names)
     sources = [dataset.train, dataset.val, dataset.test, *(other.test for other in others.values())]
     sources += ood.values()
     loader.check_images([_share(source) for source in sources])

@@ -364,7 +364,9 @@ def test_a_run_says_all_it_knows():
         "  SOT-GLP, local only     90.0%",
     ]
     result["config"]["method.fusion"] = "learned"
-    assert tables.of_run(result).splitlines()[5] == "  fusion: 1 global, 0.25 local"
+    result["learned"]["background"] = {"K": 1000}
+    said = ["  fusion: 1 global, 0.25 local", "  background: 1000 K"]
+    assert tables.of_run(result).splitlines()[5:7] == said
 
 
 def test_scores_of_detection_have_titles_for_any_method():

@@ -46,8 +46,8 @@ class Check:
           texts: what `tokenize_fixed` gave.
           train: as `config.train`.
         """
-        names, stages = _packed(names), self.method.stages(train)
-        params = self._shapes("init", jax.random.key(0), self.frozen, names)
+        params, names = self.init(names), _packed(names)
+        stages = self.method.stages(train)
         self._params("init", params)
         single = all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
         self._demand("init", single, "float32 arrays alone", params)
@@ -60,6 +60,14 @@ class Check:
             for number, stage in enumerate(stages):
                 self._stage(stage, params)
                 self._loss(params, self.frozen | {"fixed": fixed}, names, image, number)
+
+    def init(self, names: Any) -> Any:
+        """Shapes of the first parameters, when options and classes go together.
+
+        Args:
+          names: what `tokenize` gave.
+        """
+        return self._shapes("init", jax.random.key(0), self.frozen, _packed(names))
 
     def finished(self, params: Any, names: Any) -> None:
         """Checks what `finish` gave, and what is predicted with it.

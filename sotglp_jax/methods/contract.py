@@ -249,8 +249,13 @@ class Method:
         """
         return self, params
 
-    def summary(self, params: Params) -> dict[str, dict[str, float]]:
-        """Numbers worth knowing of finished parameters by topic and name, for results.json."""
+    def summary(self, params: Params, classes: int) -> dict[str, dict[str, float]]:
+        """Numbers worth knowing of a finished training by topic and name, for results.json.
+
+        Args:
+          params: the finished parameters.
+          classes: number of those trained on.
+        """
         return {}
 
     def contexts(self, params: Params) -> dict[str, Float[Array, "... M Dt"]]:

@@ -102,7 +102,7 @@ class LinearProbe(Method):
         rows = np.array(labels)
         return self, params | {name: params[name][rows] for name in ("weight", "bias")}
 
-    def summary(self, params: Params) -> dict[str, dict[str, float]]:
+    def summary(self, params: Params, classes: int) -> dict[str, dict[str, float]]:
         """The C of the fit."""
         return {"regularisation": {"C": float(params["c"])}}
 

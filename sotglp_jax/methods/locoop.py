@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods.contract import PADDING, Images, Moment, Params, accuracies, at_least
+from sotglp_jax.methods.contract import PADDING, Moment, Params, accuracies, at_least
 from sotglp_jax.methods.coop import CoOp
 
 SHARE = 0.2  # of the classes: K = 200 of ImageNet's 1000
@@ -51,7 +50,7 @@ class LoCoOp(CoOp):
 
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """See `CoOp.init`."""
-        self.nearest(len(names["names"].places))  # refuses before any image is read
+        self.nearest(len(names["names"].places))  # refuses what no step can do
         return super().init(key, frozen, names)
 
     def nearest(self, classes: int) -> int:
@@ -94,15 +93,9 @@ class LoCoOp(CoOp):
         metrics = {"loss_id": values, "loss_en": -of_image}
         return values - self.weight * of_image, metrics | accuracies(scores.logits, labels)
 
-    def finish(
-        self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], images: Images
-    ) -> Params:
-        """Adds "topk" (), the K of the training."""
-        return params | {"topk": np.array(self.nearest(len(text)), np.int32)}
-
-    def summary(self, params: Params) -> dict[str, dict[str, float]]:
+    def summary(self, params: Params, classes: int) -> dict[str, dict[str, float]]:
         """The K of the training."""
-        return {"background": {"K": float(params["topk"])}}
+        return {"background": {"K": self.nearest(classes)}}
 
 
 def background(

@@ -334,7 +334,7 @@ class SotGlp(Method):
             return GlobalBranch(self.towers), params
         return self, params | {"local_prompts": params["local_prompts"][np.array(labels)]}
 
-    def summary(self, params: Params) -> dict[str, dict[str, float]]:
+    def summary(self, params: Params, classes: int) -> dict[str, dict[str, float]]:
         """The weights of the branches in the prediction."""
         of_global, of_local = map(float, self._weights(params))
         return {"fusion": {"global": of_global, "local": of_local}}

@@ -88,10 +88,15 @@ def _learned_lines(results: dict) -> list[str]:
     """Writes what the method says it learned, but for what a setting at its usual value decides."""
     usual, config = results["method"]["usual"], results["config"]
     return [
-        f"  {name}: " + ", ".join(f"{value:.3g} {key}" for key, value in values.items())
+        f"  {name}: " + ", ".join(f"{_short(value)} {key}" for key, value in values.items())
         for name, values in results["learned"].items()
         if name not in usual or config.get(f"method.{name}", usual[name]) != usual[name]
     ]
+
+
+def _short(value: float) -> str:
+    """Writes whole numbers as they are."""
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
 
 
 def _detection_lines(results: dict) -> list[str]:

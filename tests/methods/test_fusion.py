@@ -28,7 +28,7 @@ def choose(weight, *batches):
     """The weights of the global and the local branch."""
     method = Given(None, fusion="validated", fusion_weight=weight)
     params = method.finish({}, {}, None, {"val": batches}.get)
-    found = method.summary(params)["fusion"]
+    found = method.summary(params, 10)["fusion"]
     return found["global"], found["local"]
 
 

@@ -12,17 +12,18 @@ from safetensors.numpy import load_file
 
 from configs import common
 from sotglp_jax import Classifier, exchange, predict, study
-from sotglp_jax.data import digits
+from sotglp_jax.data import digits, loader
 from sotglp_jax.devices import programs
 from sotglp_jax.errors import InputError
 from sotglp_jax.inspect import command as inspect
+from sotglp_jax.methods.locoop import LoCoOp
 from sotglp_jax.reports import tables
 from sotglp_jax.run import prepare
 from sotglp_jax.trained import exported
 
 pytestmark = pytest.mark.usefixtures("compiled")
 TITLES = {"coop": "CoOp", "promptsrc": "PromptSRC", "cocoop": "CoCoOp", "maple": "MaPLe"}
-TITLES |= {"ivlp": "IVLP", "language": "deep text prompting", "vpt": "VPT"}
+TITLES |= {"locoop": "LoCoOp", "ivlp": "IVLP", "language": "deep text prompting", "vpt": "VPT"}
 # The tiny CLIP has three layers of vision and two of text.
 TEXT, VISION = {"method.text_depth": 2}, {"method.vision_depth": 3}
 OPTIONS = {
@@ -41,9 +42,13 @@ LEARNED = {
     "language": ["text_prompts"],
     "vpt": ["vision_prompts"],
     "maple": ["text_prompts", "proj_w", "proj_b"],
+    "locoop": ["ctx"],
 }
+FACTS = {"locoop": {"background": {"K": 1}}}  # a fifth of five classes
+LOCAL = {"locoop": "value"}
 # Made of the same parts as the others.
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("maple", "ivlp", "language", "vpt")]
+SLOW = ("maple", "ivlp", "language", "vpt", "locoop")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
 TEST = range(900, 1797)
 
 
@@ -71,12 +76,15 @@ def run(request, tmp_path_factory):
 def test_results_are_those_of_the_method(run):
     results = results_of(run)
     assert results["method"]["title"] == TITLES[run.name] and results["step"] == 2
-    assert results["method"]["logits"] == {"prompted": ""} and results["learned"] == {}
+    assert results["method"]["logits"] == {"prompted": ""}
+    assert results["learned"] == FACTS.get(run.name, {})
     new = results["targets"]["new"]
     for accuracy in (results["accuracy"], new["accuracy"]):
         assert set(accuracy) == {"zero_shot", "prompted"}
     assert new["images"]["test"] + results["images"]["test"] == 897
-    assert results["ood_threshold"]["score"] == "mcm"
+    local = LOCAL.get(run.name, "")
+    assert results["ood_threshold"]["local"] == local
+    assert results["ood_threshold"]["score"] == ("gl_mcm" if local else "mcm")
     assert not {"specialisation", "ood"} & results.keys()
     assert not (run / "maps.npz").exists()
     assert re.search(rf"(?m)^ *{TITLES[run.name]} +\d[^–]+$", tables.base_to_new([results]))
@@ -123,6 +131,14 @@ def test_prompts_go_out_and_in(run, tmp_path):
         np.testing.assert_array_equal, load_file(tmp_path / "again" / "params.safetensors"), params
     )
     assert results_of(tmp_path / "again")["accuracy"] == results_of(run)["accuracy"]
+
+
+def test_locoops_share_of_the_classes_is_a_fact_and_no_more_than_there_are(tmp_path, monkeypatch):
+    shares = {classes: LoCoOp(None).summary({}, classes) for classes in (2, 100, 1000)}
+    assert [x["background"]["K"] for x in shares.values()] == [1, 20, 200]
+    monkeypatch.setattr(loader, "check_images", lambda _: pytest.fail("images were read"))
+    with pytest.raises(InputError, match="topk=6 asks for more than the 5 classes"):
+        prepare(configuration("locoop", **{"method.topk": 6}), str(tmp_path / "run"))
 
 
 def test_features_from_disk_are_refused_where_they_change(tmp_path):
