@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from sotglp_jax.data.files import describe, list_images
+from sotglp_jax.data.files import describe, read_folder
 from sotglp_jax.errors import InputError, run_command
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def image_names(given: Sequence[str], left_out: Counter[str]) -> list[str]:
 
     Args:
       given: files and folders.
-      left_out: counts what is no image in the folders, see `data.files.list_images`.
+      left_out: counts what is no image in the folders, see `data.files.Folder`.
 
     Raises:
       InputError: a file or folder is not there, an image is named twice, or there is none.
@@ -115,9 +115,10 @@ def image_names(given: Sequence[str], left_out: Counter[str]) -> list[str]:
         path = Path(name).expanduser()
         if not path.exists():
             raise InputError(f"{name} is not there: give images, or folders of them.")
-        for image in (
-            [path / x for x in list_images(path, path, left_out)] if path.is_dir() else [path]
-        ):
+        folder = read_folder(path)
+        left_out.update(folder.count_left_out())
+        images = [path / x for x in folder.list_images(path)] if path.is_dir() else [path]
+        for image in images:
             if image.absolute() in names:
                 raise InputError(f"{image} is given twice: name it, or a folder above it, once.")
             names[image.absolute()] = str(image)

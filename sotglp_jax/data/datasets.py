@@ -10,7 +10,7 @@ from absl import logging
 from sotglp_jax.data import drawn, layouts, names, records
 from sotglp_jax.data.catalog import DEFAULT_TEMPLATE, ENTRIES, OOD, PARTS, Entry
 from sotglp_jax.data.digits import digits
-from sotglp_jax.data.files import list_images
+from sotglp_jax.data.files import read_folder
 from sotglp_jax.data.folders import image_folder
 from sotglp_jax.data.sources import Dataset, FileReader, Source, image_files
 from sotglp_jax.data.splits import read_split
@@ -75,7 +75,7 @@ def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Source
     if name in OOD:
         return _of_the_field(name, root or "data", allow_partial).test
     folder = Path(name).expanduser()
-    found = list_images(folder, folder) if folder.is_dir() else []
+    found = read_folder(folder).list_images(folder)
     if not found:
         raise InputError(
             f'"{name}" is no folder with images and no known set to be told from the data; the '

@@ -1,5 +1,6 @@
 """Which files below a folder are images, and which are left out and why."""
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,46 +29,51 @@ SYSTEM = {
 SYSTEM_FILES = {"Thumbs.db", "desktop.ini"}
 
 
-def list_images(folder: Path, root: Path, left_out: Counter[str] | None = None) -> list[str]:
-    """Names, relative to `root` and sorted, of the images anywhere below a folder.
+FOLDER, FILE = "folder", "file"
 
-    Args:
-      folder: where to look.
-      root: what the names are relative to.
-      left_out: counts what is no image, by its ending or by the folder that it is in.
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """What lies in a folder, without what is hidden.
+
+    Attributes:
+      path: the folder.
+      images: names of the images in it, sorted.
+      folders: the folders in it, sorted by name.
+      left_out: counts what else is in it, by its ending or what it is; of the folders of `SYSTEM`,
+        the files in them.
+    """
+
+    path: Path
+    images: tuple[str, ...]
+    folders: dict[str, "Folder"]
+    left_out: Counter[str]
+
+    def list_images(self, root: Path) -> list[str]:
+        """Names, relative to `root` and sorted, of the images anywhere below."""
+        at = self.path.relative_to(root).as_posix()
+        return sorted(self._below("" if at == "." else f"{at}/"))
+
+    def count_left_out(self) -> Counter[str]:
+        """Counts what is no image anywhere below."""
+        below = (folder.count_left_out() for folder in self.folders.values())
+        return sum(below, Counter(self.left_out))
+
+    def _below(self, prefix: str) -> Iterator[str]:
+        yield from (prefix + name for name in self.images)
+        for name, folder in self.folders.items():
+            yield from folder._below(f"{prefix}{name}/")
+
+
+def read_folder(path: Path) -> Folder:
+    """Looks at all that is below a folder, once; an empty one where there is none.
 
     Raises:
       InputError: a folder may not be read.
     """
-    counter = Counter() if left_out is None else left_out
-    above = [_identity(parent) for parent in folder.absolute().parents]
-    return sorted(_walk(str(folder), str(folder.relative_to(root)), counter, above))
-
-
-def list_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without those of `SYSTEM` and hidden ones.
-
-    None where the folder is not there.
-
-    Raises:
-      InputError: the folder may not be read.
-    """
-    if not folder.is_dir():
-        return []
-    return sorted(e.name for e in _entries(str(folder)) if e.is_dir() and not _is_system(e.name))
-
-
-def count_images(folder: Path) -> int:
-    """Counts the images in the folder itself."""
-    found = (e for e in _entries(str(folder)) if not e.is_dir() and not _is_system(e.name))
-    return sum(is_image(entry.path) for entry in found)
-
-
-def count_system(folder: str | Path, left_out: Counter[str]) -> None:
-    """Counts the files in those folders of `SYSTEM` that are in a folder itself."""
-    for entry in _entries(str(folder)):
-        if entry.name in SYSTEM and entry.is_dir():
-            left_out[f"in {entry.name}"] += sum(len(x) for *_, x in os.walk(entry.path))
+    if not path.is_dir():
+        return Folder(path, (), {}, Counter())
+    return _read(path, [_identity(parent) for parent in path.absolute().parents])
 
 
 def is_image(path: str) -> bool:
@@ -92,24 +98,38 @@ def _help(kind: str) -> str:
     return " (`pip install 'sotglp_jax[heif]'` reads them)" if wanting else ""
 
 
-def _walk(
-    folder: str, name: str, left_out: Counter[str], above: Sequence[tuple[int, int]]
-) -> Iterator[str]:
-    here = _identity(folder)
-    if here in above:
-        left_out["links to folders above them"] += 1
-        return
-    count_system(folder, left_out)
-    for entry in _entries(folder):
-        below = entry.name if name == "." else f"{name}/{entry.name}"
-        if _is_system(entry.name):
+def _read(path: Path, above: Sequence[tuple[int, int]]) -> Folder:
+    images, folders, left_out = [], {}, Counter()
+    above = (*above, _identity(path))
+    for entry in sorted(_entries(path), key=lambda entry: entry.name):
+        kind = _kind(entry)
+        if entry.name in SYSTEM and kind == FOLDER:
+            left_out[f"in {entry.name}"] += sum(len(x) for *_, x in os.walk(entry.path))
+        elif _is_system(entry.name):
             continue
-        if entry.is_dir():
-            yield from _walk(entry.path, below, left_out, (*above, here))
-        elif is_image(entry.path):
-            yield below
+        elif kind == FOLDER and _identity(entry.path) in above:
+            left_out["links to folders above them"] += 1
+        elif kind == FOLDER:
+            folders[entry.name] = _read(path / entry.name, above)
+        elif kind == FILE and is_image(entry.path):
+            images.append(entry.name)
         else:
-            left_out[_ending(entry.name) or "without an ending"] += 1
+            ending = _ending(entry.name) or "without an ending"
+            left_out[ending if kind == FILE else kind] += 1
+    return Folder(path, tuple(images), folders, left_out)
+
+
+def _kind(entry: os.DirEntry) -> str:
+    """`FOLDER`, `FILE`, or what else an entry, or what it links to, is called."""
+    try:
+        if entry.is_dir():
+            return FOLDER
+        if entry.is_file():
+            return FILE
+        entry.stat()
+    except OSError:  # a link to nothing or to itself; as an image it is one that is missing
+        return FILE if _ending(entry.name) in SUFFIXES else "links that lead nowhere"
+    return "pipes, sockets or devices"  # to open one may be to wait for ever
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
@@ -117,7 +137,7 @@ def _identity(folder: str | Path) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def _entries(folder: str) -> list[os.DirEntry]:
+def _entries(folder: Path) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)

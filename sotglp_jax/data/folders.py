@@ -1,13 +1,14 @@
 """Folders of class folders, as people have them."""
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from sotglp_jax.data.files import count_images, count_system, describe, list_folders, list_images
+from sotglp_jax.data.files import Folder, describe, read_folder
 from sotglp_jax.data.sources import Dataset, Source, image_files
 from sotglp_jax.errors import InputError
 
@@ -30,40 +31,29 @@ def image_folder(root: Path, template: str) -> Dataset:
     Raises:
       InputError: classes, parts or images are not to be told; says where and what to do.
     """
-    left_out, notes = Counter(), []
-    top = _inside(root, notes)
+    notes, whole = [], read_folder(root)
+    top = _inside(whole, notes)
     folders = _part_folders(top, notes)
-    if folders:
-        classes, parts = _presplit(root, folders, left_out)
-        _count_strangers(root, top, folders, left_out)
-    else:
-        classes, parts = _unsplit(root, top, left_out)
-    _count_beside((top, *folders.values()), left_out)
-    if left_out:
+    classes, parts = _presplit(root, folders) if folders else _unsplit(root, top)
+    if left_out := _count_left_out(whole, top, folders, sum(map(len, parts.values()))):
         notes.append(f"left out: {describe(left_out)}")
     return Dataset(root.absolute().name, classes, template, **parts, notes=tuple(notes))
 
 
 def class_folders(
-    folder: Path,
-    root: Path,
-    labels: dict[str, int],
-    left_out: Counter[str] | None = None,
-    upright: bool = False,
+    folders: Mapping[str, Folder], root: Path, labels: Mapping[str, int], upright: bool = False
 ) -> Source:
-    """The images of `folder/<class>/`.
+    """The images of class folders.
 
     Args:
-      folder: above the class folders.
+      folders: by the name of the class; those of some classes may not be there.
       root: what the images are named relative to.
-      labels: by the name of the class folder.
-      left_out: as `files.list_images` counts.
+      labels: by the name of the class.
       upright: see `pixels.to_rgb`.
     """
     names, numbers = [], []
     for name, label in labels.items():
-        below = folder / name
-        found = list_images(below, root, left_out) if below.is_dir() else []
+        found = folders[name].list_images(root) if name in folders else []
         names += found
         numbers += [label] * len(found)
     return image_files(root, names, numbers, upright)
@@ -88,136 +78,145 @@ def part_of(name: str) -> str:
     return next(found, "") if len(words) == 1 else ""
 
 
-def _inside(folder: Path, notes: list[str], part: str = "") -> Path:
+def _inside(folder: Folder, notes: list[str], part: str = "") -> Folder:
     """The folder behind any number of single ones, which archives wrap around a part or all."""
-    while True:
-        names = list_folders(folder)
-        wrapper = len(names) == 1 and part_of(names[0]) in ("", part) and not count_images(folder)
-        if not wrapper or not list_folders(folder / names[0]) or count_images(folder / names[0]):
-            return folder
-        folder = folder / names[0]
-        notes.append(f"taking the folders in {folder}, the only one around them")
+    while len(folder.folders) == 1:
+        (name, inner), *_ = folder.folders.items()
+        if part_of(name) not in ("", part) or not inner.folders or inner.images:
+            break
+        folder = inner
+        notes.append(f"taking the folders in {folder.path}, the only one around them")
+    return folder
 
 
-def _part_folders(top: Path, notes: list[str]) -> dict[str, Path]:
+def _part_folders(top: Folder, notes: list[str]) -> dict[str, Folder]:
     """The folders of the parts, {} where the folders are classes."""
-    names = {name: part for name in list_folders(top) if (part := part_of(name))}
-    if "train" not in names.values() or not any(
-        list_folders(top / name) for name, part in names.items() if part == "train"
-    ):
-        if names and len(names) == len(list_folders(top)):
+    names = {name: part for name in top.folders if (part := part_of(name))}
+    if not any(top.folders[name].folders for name, part in names.items() if part == "train"):
+        if names and len(names) == len(top.folders):
             raise InputError(
-                f"{top} holds {' and '.join(names)} alone, and no class folders in a train/: give "
-                "the folder whose folders are the classes."
+                f"{top.path} holds {' and '.join(names)} alone, and no class folders in a train/: "
+                "give the folder whose folders are the classes."
             )
         return {}
-    folders = {}
+    found = {}
     for name, part in names.items():
-        if part in folders:
+        if part in found:
             raise InputError(
-                f"{top} holds {folders[part].name} and {name}, which both mean {part}: leave one "
-                "of them."
+                f"{top.path} holds {found[part]} and {name}, which both mean {part}: leave one of "
+                "them."
             )
-        folders[part] = top / name
-    inside = {part: _inside(folder, notes, part) for part, folder in folders.items()}
-    if any(folder.name != part for part, folder in folders.items()):
-        said = ", ".join(f"{folder.name} is {part}" for part, folder in folders.items())
+        found[part] = name
+    inside = {part: _inside(top.folders[name], notes, part) for part, name in found.items()}
+    if any(name != part for part, name in found.items()):
+        said = ", ".join(f"{name} is {part}" for part, name in found.items())
         notes.append(f"parts by their names: {said}")
     return inside
 
 
-def _presplit(
-    root: Path, folders: dict[str, Path], left_out: Counter[str]
-) -> tuple[tuple[str, ...], dict[str, Source]]:
+def _presplit(root: Path, folders: dict[str, Folder]) -> tuple[tuple[str, ...], dict[str, Source]]:
     classes = _classes(folders["train"])
-    labels = {name: i for i, name in enumerate(classes)}
-    train = class_folders(folders["train"], root, labels, left_out, upright=True)
-    parts = dict.fromkeys(("train", "val", "test"), train.take(())) | {"train": train}
-    _check_none_empty(train, classes, folders["train"])
-    for part in folders.keys() - {"train"}:
-        if strange := sorted(set(list_folders(folders[part])) - set(classes)):
+    by_class = {part: _by_class(folder) for part, folder in folders.items()}
+    for part, found in by_class.items():
+        if strange := sorted(found.keys() - set(classes)):
             raise InputError(
-                f'{folders[part]} holds a class "{strange[0]}" that {folders["train"]} lacks: '
-                "remove it or add training images."
+                f'{folders[part].path} holds a class "{strange[0]}" that {folders["train"].path} '
+                "lacks: remove it or add training images."
             )
-        parts[part] = class_folders(folders[part], root, labels, left_out, upright=True)
+    labels = {name: i for i, name in enumerate(classes)}
+    parts = {
+        part: class_folders(by_class.get(part, {}), root, labels, upright=True) for part in PARTS
+    }
     if not len(parts["test"]):
         parts["test"], parts["val"] = parts["val"], parts["test"]
     if not len(parts["test"]):
         raise InputError(
-            f"{root} has {folders['train'].name}/ but no images in class folders of a test/ or "
-            "val/: add test/<class>/ folders, or give the folder "
-            f"{folders['train']} to have its classes split."
+            f"{root} has {folders['train'].path.name}/ but no images in class folders of a test/ "
+            "or val/: add test/<class>/ folders, or give the folder "
+            f"{folders['train'].path} to have its classes split."
         )
     return classes, parts
 
 
-def _unsplit(
-    root: Path, top: Path, left_out: Counter[str]
-) -> tuple[tuple[str, ...], dict[str, Source]]:
+def _unsplit(root: Path, top: Folder) -> tuple[tuple[str, ...], dict[str, Source]]:
     classes = _classes(top)
     labels = {name: i for i, name in enumerate(classes)}
-    whole = class_folders(top, root, labels, left_out, upright=True)
-    _check_none_empty(whole, classes, top)
+    whole = class_folders(_by_class(top), root, labels, upright=True)
     parts = split_by_class(whole.labels)
-    return classes, dict(zip(("train", "val", "test"), map(whole.take, parts), strict=True))
+    return classes, dict(zip(PARTS, map(whole.take, parts), strict=True))
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    """The class folders in a folder.
+def _by_class(folder: Folder) -> dict[str, Folder]:
+    """Class folders by the name of the class, of whose two forms in Unicode one is taken.
 
     Raises:
-      InputError: there are none, they seem to be parts, or a name is no UTF-8.
+      InputError: two folders have one name, in its two forms, or a name is no UTF-8.
     """
-    classes = list_folders(folder)
-    if not classes:
+    found = {}
+    for written, inner in folder.folders.items():
+        if not written.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in written):
+            raise InputError(
+                f"the class folder {inner.path!s} has a name that is no UTF-8: rename it."
+            )
+        name = unicodedata.normalize("NFC", written)
+        if name in found:
+            raise InputError(
+                f'{folder.path} holds two folders "{name}", one name in the two forms that Unicode '
+                "has of it: put their images into one of them."
+            )
+        found[name] = inner
+    return dict(sorted(found.items()))
+
+
+def _classes(folder: Folder) -> tuple[str, ...]:
+    """The names of the class folders in a folder.
+
+    Raises:
+      InputError: there are none, they seem to be parts, or one is empty.
+    """
+    by_class = _by_class(folder)
+    if not by_class:
         raise InputError(
-            f"{folder} holds no class folders: expected {folder}/<class>/<image>, with images such "
-            "as jpg or png."
+            f"{folder.path} holds no class folders: expected {folder.path}/<class>/<image>, with "
+            "images such as jpg or png."
         )
-    inner = [tuple(list_folders(folder / name)) for name in classes]
-    if len(classes) > 1 and len(set(inner)) == 1 and len(inner[0]) > 1:
-        if not any(count_images(folder / name) for name in classes):
-            raise InputError(
-                f"{folder} holds {_listed(classes)}, and each of them the same folders "
-                f"{_listed(inner[0])}, so they seem to be no classes: give one of them, such as "
-                f"{folder / classes[0]}, or name them train and test."
-            )
-    for name in classes:
-        if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise InputError(
-                f"the class folder {folder / name!s} has a name that is no UTF-8: rename it."
-            )
-    return tuple(classes)
-
-
-def _check_none_empty(source: Source, classes: Sequence[str], folder: Path) -> None:
-    there = set(source.labels)
-    if empty := [name for label, name in enumerate(classes) if label not in there]:
-        inside = Counter()
-        list_images(folder / empty[0], folder, inside)
+    _refuse_parts(folder)
+    if empty := [inner for inner in by_class.values() if not inner.list_images(inner.path)]:
+        inside = empty[0].count_left_out()
         said = f", but {describe(inside)}" if inside else ""
         raise InputError(
-            f"the class folder {folder / empty[0]} holds no image that can be read{said}: add "
-            "some, or remove the folder."
+            f"the class folder {empty[0].path} holds no image that can be read{said}: add some, or "
+            "remove the folder."
+        )
+    return tuple(by_class)
+
+
+def _refuse_parts(folder: Folder) -> None:
+    """Raises `InputError` where folders hold mostly the same folders as others, and no images."""
+    within = [_inside(inner, []) for inner in folder.folders.values() if not inner.images]
+    hollow = [inner for inner in within if inner.folders and not inner.images]
+    counts = Counter(name for inner in hollow for name in inner.folders)
+    shared = [name for name, count in counts.items() if count > 1]
+    if len(shared) > 1 and 2 * len(shared) > len(counts):
+        raise InputError(
+            f"{folder.path} holds {_listed(folder.folders)}, and these mostly the same folders "
+            f"{_listed(shared)}, so they seem to be no classes: give one of them, such as "
+            f"{hollow[0].path}, or name them train and test."
         )
 
 
-def _count_strangers(
-    root: Path, top: Path, folders: dict[str, Path], left_out: Counter[str]
-) -> None:
-    """Counts the images in folders beside the parts."""
-    for name in list_folders(top):
-        if not any(folder.is_relative_to(top / name) for folder in folders.values()):
-            left_out[f"in {name}, which is no part"] += len(list_images(top / name, root))
-
-
-def _count_beside(folders: Iterable[Path], left_out: Counter[str]) -> None:
-    """Counts what is beside class folders: images, and what systems leave."""
-    for folder in set(folders):
-        count_system(folder, left_out)
-        if found := count_images(folder):
-            left_out["in no class folder"] += found
+def _count_left_out(
+    whole: Folder, top: Folder, folders: Mapping[str, Folder], taken: int
+) -> Counter[str]:
+    """Counts all that is below a folder but the images that are taken."""
+    left_out, inside = whole.count_left_out(), [folder.path for folder in folders.values()]
+    for name, other in top.folders.items() if folders else ():
+        if not any(path.is_relative_to(other.path) for path in inside):
+            count = len(other.list_images(other.path))
+            left_out[f"in {name}, which is no part"] += count
+            taken += count
+    left_out["in no class folder"] = len(whole.list_images(whole.path)) - taken
+    return +left_out
 
 
 def _listed(names: Iterable[str]) -> str:

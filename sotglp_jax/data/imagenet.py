@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sotglp_jax.data.files import list_folders, list_images
+from sotglp_jax.data.files import Folder, read_folder
 from sotglp_jax.data.folders import class_folders
 from sotglp_jax.data.sources import Source, image_files
 from sotglp_jax.errors import InputError
@@ -43,46 +43,47 @@ def train_and_val(folder: Path) -> dict[str, Source]:
     Raises:
       InputError: a folder that is no class, or a flat val/ without labels.
     """
-    train, val = (wnid_folders(folder / part, folder) for part in ("train", "val"))
-    if not len(val) and (folder / "val").is_dir():
-        val = _flat_val(folder)
-    return {"train": train, "test": val}
+    train, val = (read_folder(folder / part) for part in ("train", "val"))
+    by_class = not val.images or val.folders
+    return {
+        "train": wnid_folders(train, folder),
+        "test": wnid_folders(val, folder) if by_class else _flat_val(val, folder),
+    }
 
 
-def wnid_folders(folder: Path, root: Path, variant: str = "") -> Source:
+def wnid_folders(folder: Folder, root: Path, variant: str = "") -> Source:
     """`<wnid>/`, labels by the order of the list; raises `InputError` for any other folder."""
     labels = {wnid: label for label, wnid in enumerate(classes(variant))}
-    _check_known(list_folders(folder), labels, folder)
-    return class_folders(folder, root, labels)
+    _check_known(folder, labels)
+    return class_folders(folder.folders, root, labels)
 
 
-def numeric_folders(folder: Path) -> Source:
+def numeric_folders(folder: Folder) -> Source:
     """ImageNet-V2's folders "0" to "999", which are labels; raises `InputError` for any other."""
     labels = {str(label): label for label in range(len(classes()))}
-    _check_known(list_folders(folder), labels, folder)
-    return class_folders(folder, folder, labels)
+    _check_known(folder, labels)
+    return class_folders(folder.folders, folder.path, labels)
 
 
-def _check_known(found: Sequence[str], known: dict[str, int], folder: Path) -> None:
-    if strange := next((name for name in found if name not in known), None):
+def _check_known(folder: Folder, known: dict[str, int]) -> None:
+    if strange := next((name for name in folder.folders if name not in known), None):
         raise InputError(
-            f'{folder} holds a folder "{strange}" that is none of its {len(known)} classes: '
+            f'{folder.path} holds a folder "{strange}" that is none of its {len(known)} classes: '
             "remove it, or point --config.data.root to another copy."
         )
 
 
-def _flat_val(folder: Path) -> Source:
-    names = list_images(folder / "val", folder)
+def _flat_val(val: Folder, folder: Path) -> Source:
+    names = val.list_images(folder)
     places = (folder, folder / "val", folder.parent)
     paths = (place / name for place in places for name in _VAL_LABELS)
     path = next((path for path in paths if path.is_file()), None)
-    if names and not path:
+    if not path:
         raise InputError(
             f"{folder / 'val'} has no class folders and no label file: put Kaggle's "
             f"{_VAL_LABELS[0]} into {folder}, or sort the images into folders by WordNet number."
         )
-    labels = _val_labels(path, names) if names else []
-    return image_files(folder, names, labels)
+    return image_files(folder, names, _val_labels(path, names))
 
 
 def _val_labels(path: Path, names: Sequence[str]) -> list[int]:

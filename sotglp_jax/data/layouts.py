@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sotglp_jax.data import imagenet
-from sotglp_jax.data.files import list_images
+from sotglp_jax.data.files import read_folder
 from sotglp_jax.data.sources import Dataset, Source, image_files
 from sotglp_jax.data.splits import read_split
 from sotglp_jax.errors import InputError
@@ -38,12 +38,13 @@ def imagenet_folders(entry: Entry, name: str, folder: Path, root: Path) -> Datas
 
 def numeric_folders(entry: Entry, name: str, folder: Path, root: Path) -> Dataset | None:
     """Folders "0" to "999", named by ImageNet's labels."""
-    return _of_imagenet(entry, name, {"test": imagenet.numeric_folders(folder)})
+    return _of_imagenet(entry, name, {"test": imagenet.numeric_folders(read_folder(folder))})
 
 
 def wnid_folders(entry: Entry, name: str, folder: Path, root: Path) -> Dataset | None:
     """Folders named by WordNet number, of all or of the entry's variant of ImageNet's classes."""
-    return _of_imagenet(entry, name, {"test": imagenet.wnid_folders(folder, folder, entry.variant)})
+    found = imagenet.wnid_folders(read_folder(folder), folder, entry.variant)
+    return _of_imagenet(entry, name, {"test": found})
 
 
 def _of_imagenet(entry: Entry, name: str, parts: dict[str, Source]) -> Dataset:
@@ -79,7 +80,7 @@ def _variants(folder: Path, path: Path, names: tuple[str, ...]) -> Source:
 
 def unlabelled(entry: Entry, name: str, folder: Path, root: Path) -> Dataset | None:
     """Images in any folders, without classes: a set to be told from all others."""
-    names = list_images(folder, folder)
+    names = read_folder(folder).list_images(folder)
     test = image_files(folder, names, [-1] * len(names))
     return Dataset(name, (), "", test.take(()), test.take(()), test)
 

@@ -1,5 +1,6 @@
 """Class names that make different prompts."""
 
+import unicodedata
 from collections.abc import Sequence
 
 from sotglp_jax.errors import InputError
@@ -17,12 +18,13 @@ def check(name: str, class_names: Sequence[str], known: bool) -> list[str]:
       Sentences on what is as it should not be.
 
     Raises:
-      InputError: a name is empty, or CLIP reads two of them alike, as it reads case, spaces and
-        underscores.
+      InputError: a name is empty, or CLIP reads two of them alike, as it reads case, spaces,
+        underscores and the two forms of a letter in Unicode.
     """
     first, notes = {}, []
     for label, class_name in enumerate(class_names):
-        read = " ".join(class_name.replace("_", " ").lower().split())
+        form = unicodedata.normalize("NFC", class_name)
+        read = " ".join(form.replace("_", " ").lower().split())
         if not read:
             raise InputError(
                 f'class {label} of {name} has the name "{class_name}", of which no word is left in '

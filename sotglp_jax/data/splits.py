@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,12 @@ def _parse(path: Path) -> dict[str, list]:
         sound = False
     if not sound:
         raise InputError(f"{path} is no split file with train and test images: expected {FORM}.")
-    # Windows writes back slashes.
+    # Windows writes back slashes, macOS a name in another of its two forms.
     return {
-        part: [(image.replace("\\", "/"), label, name) for image, label, name in rows]
+        part: [
+            (image.replace("\\", "/"), label, unicodedata.normalize("NFC", name))
+            for image, label, name in rows
+        ]
         for part, rows in split.items()
     }
 

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -125,6 +126,17 @@ def test_a_split_file_in_any_spelling_is_the_same(folder):
         json.dumps(split, ensure_ascii=False).replace("ant", "fourmi é").encode("cp1252")
     )
     assert "no UTF-8" in refusal(str(path))
+
+
+def test_a_name_in_unicodes_two_forms_is_one_of_a_split_file(folder):
+    path, split = folder / "split.json", split_of(folder)
+    for part, form in (("train", "NFC"), ("val", "NFD"), ("test", "NFD")):
+        split[part] = [
+            [image, label, unicodedata.normalize(form, f"é{name}")]
+            for image, label, name in split[part]
+        ]
+    path.write_text(json.dumps(split))
+    assert datasets.resolve(str(path)).class_names == ("éwasp_nest", "éant")
 
 
 def test_addresses_of_buckets_are_refused_as_folders():

@@ -1,6 +1,7 @@
 """Folders of images as people have them."""
 
 import os
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sotglp_jax import predict
-from sotglp_jax.data import datasets, duplicates, files
+from sotglp_jax.data import datasets, duplicates, files, loader
 from sotglp_jax.errors import InputError
 
 CLASSES = ("hat", "shoe")
@@ -85,8 +86,9 @@ def test_parts_without_training_are_refused(tmp_path):
 
 def test_wrappers_are_followed_and_said(tmp_path):
     classes(tmp_path / "unzipped" / "clothes-v2")
+    put(tmp_path, 1)
     names, _, notes = found(tmp_path)
-    assert names == CLASSES and "clothes-v2" in notes
+    assert names == CLASSES and "clothes-v2" in notes and "1 in no class folder" in notes
     classes(tmp_path / "unzipped" / "clothes-v2" / "hat" / "inner")  # not around everything
     assert found(tmp_path)[0] == CLASSES
 
@@ -96,6 +98,28 @@ def test_parts_that_look_like_classes_are_refused(tmp_path):
         classes(tmp_path / year)
     said = refusal(tmp_path)
     assert str(tmp_path / "2020") in said and "hat, shoe" in said
+
+
+@pytest.mark.parametrize("inside", ["", "data"])
+def test_parts_of_unknown_names_may_lack_a_class(tmp_path, inside):
+    for part, names in (
+        ("lernen", ("cap", *CLASSES)),
+        ("fragen", ("cap", "hat")),
+        ("beispiel", ()),
+    ):
+        (tmp_path / part).mkdir()
+        for name in names:
+            put(tmp_path / part / (inside if part == "lernen" else "") / name)
+    put(tmp_path / "beispiel")
+    said = refusal(tmp_path)
+    assert "the same folders cap, hat" in said and str(tmp_path / "fragen") in said
+
+
+def test_classes_may_share_a_folder_and_have_their_own(tmp_path):
+    for name, kinds in (("cat", ("tom", "other")), ("dog", ("pug", "other")), ("owl", ("barn",))):
+        for kind in kinds:
+            put(tmp_path / name / kind)
+    assert found(tmp_path)[0] == ("cat", "dog", "owl")
 
 
 def test_one_folder_inside_every_class_is_its_content(tmp_path):
@@ -113,6 +137,42 @@ def test_what_systems_leave_is_left_out_and_counted(tmp_path, system):
     (tmp_path / "hat" / "._0.png").write_bytes(b"\0\5")
     names, counts, notes = found(tmp_path)
     assert names == CLASSES and sum(counts) == 8 and f"5 in {system}" in notes
+
+
+def test_what_is_no_file_is_left_out_and_counted(tmp_path):
+    classes(tmp_path)
+    os.symlink("loop", tmp_path / "hat" / "loop")
+    os.symlink("nowhere", tmp_path / "hat" / "gone")
+    os.mkfifo(tmp_path / "hat" / "pipe.png")
+    os.symlink("pipe.png", tmp_path / "hat" / "to_pipe.png")
+    _, counts, notes = found(tmp_path)
+    assert sum(counts) == 8
+    assert "2 links that lead nowhere" in notes and "2 pipes, sockets or devices" in notes
+    for path in (tmp_path / "hat" / "loop", tmp_path / "hat" / "pipe.png"):
+        assert "is no folder" in refusal(path)
+
+
+def test_links_to_images_that_are_gone_are_refused_by_name(tmp_path):
+    classes(tmp_path)
+    os.symlink("nowhere.png", tmp_path / "hat" / "gone.png")
+    os.symlink("loop.png", tmp_path / "hat" / "loop.png")
+    sources = list(datasets.resolve(str(tmp_path)).parts.values())
+    with pytest.raises(InputError, match=r"2 of 10 images .*gone.png \(missing\)"):
+        loader.check_images(sources)
+
+
+def test_folders_are_looked_into_once(tmp_path, monkeypatch):
+    for part in ("Train", "Test", "more"):
+        classes(tmp_path / "data" / part / "images")
+    scan, seen = os.scandir, Counter()
+
+    def count(path):
+        seen[os.fspath(path)] += 1
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", count)
+    assert datasets.counts(datasets.resolve(str(tmp_path))) == (8, 0, 8)
+    assert len(seen) == 14 and set(seen.values()) == {1}
 
 
 def test_empty_classes_are_refused_by_name(tmp_path):
@@ -200,6 +260,15 @@ def test_classes_of_one_prompt_are_refused(tmp_path, names, said):
     for name in names:
         put(tmp_path / name)
     assert said in refusal(tmp_path)
+
+
+def test_a_name_in_unicodes_two_forms_is_one(tmp_path):
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        put(tmp_path / part / unicodedata.normalize(form, "café"))
+        put(tmp_path / part / "zoo")
+    assert found(tmp_path)[:2] == (("café", "zoo"), (8, 0, 8))
+    put(tmp_path / "test" / "café")
+    assert f'{tmp_path / "test"} holds two folders "café"' in refusal(tmp_path)
 
 
 def test_names_without_a_word_are_refused(tmp_path):
