@@ -137,7 +137,7 @@ def defaults() -> ConfigDict:
                 "sampler": "coop",
                 "classes": "all",  # "base": the first half of the classes, "new": the others
                 "template": "",  # zero-shot sentence; "": the data set's
-                "crop_scale": (0.08, 1.0),
+                "crop_scale": (0.08, 1.0),  # (): training images are cropped as test images are
                 "flip": True,
                 "workers": -1,  # decoding processes; -1: one per core where images are files
             },

@@ -294,7 +294,7 @@ def _threshold(run: Run, observer: Observer, inside: dict) -> dict:
         part, source = "val", run.dataset.val
         source = source.take(range(0, len(source), -(-len(source) // detection.MOST)))
         values = observer.collect(source, "threshold")[1]["ood"]["single"]
-    score = {"score": "gl_mcm" if "l_mcm" in inside else "mcm", "local": run.method.local}
+    score = {"score": detection.single_name(inside), "local": run.method.local}
     return {**score, "value": ood.threshold(values), "part": part, "images": len(values)}
 
 

@@ -43,7 +43,7 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     if (run.workdir / "checkpoints").exists():
         raise InputError(f"{run.workdir} holds a run already: choose another --workdir.")
     names = run.names_on(sharding.make_mesh(1), run.method)
-    state = init_state(run, run.frozen, names)
+    state = init_state(run, run.frozen, names, run.total_steps)
     shapes = {name: x.shape for name, x in state["params"].items()}
     found = official.from_official(run.method, tensors, shapes)
     state["params"] = jax.tree.map(jnp.asarray, found)

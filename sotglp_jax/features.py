@@ -26,7 +26,7 @@ def train_batches(run: Run, mesh: Mesh, start: int) -> Iterator[loader.Batch]:
     """This process's rows of every training batch from a step on."""
     options = {
         "batch_size": run.config.train.batch_size,
-        "epochs": sum(stage.epochs for stage in run.stages),
+        "epochs": sum(stage.passes for stage in run.stages),
         "seed": run.config.seed,
         "start": start,
         "rows": sharding.local_rows(run.config.train.batch_size, mesh),

@@ -85,7 +85,7 @@ def size(config: ConfigDict) -> Size:
     classes, tests = _counts(config.dataset, config.data.root)
     batch, shots = config.train.batch_size, classes * config.shots
     method = methods.make(config.method, towers=None)
-    epochs = sum(stage.epochs for stage in method.stages(config.train))
+    epochs = sum(stage.passes for stage in method.stages(config.train))
     steps = epochs * loader.steps_per_epoch(shots, batch)
     return Size(steps, steps * min(batch, shots), tests + sum(_outside(config)))
 

@@ -100,11 +100,11 @@ class Run:
     @property
     def total_steps(self) -> int:
         """Batches of images in the whole training."""
-        return sum(stage.epochs for stage in self.stages) * self.steps_per_epoch
+        return sum(stage.passes for stage in self.stages) * self.steps_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of images in an epoch."""
+        """Batches of images in a pass over them, an epoch unless a stage has turns."""
         return loader.steps_per_epoch(len(self.train), self.config.train.batch_size)
 
     def names_on(self, mesh: Mesh, method: Method) -> Any:

@@ -68,8 +68,10 @@ def validate(config: ConfigDict) -> None:
             )
     scale = config.data.crop_scale
     numbers = all(isinstance(x, int | float) for x in scale)
-    if not numbers or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise InputError(f"data.crop_scale={scale} must be two shares, such as (0.08, 1.0).")
+    if scale and (not numbers or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):
+        raise InputError(
+            f"data.crop_scale={scale} must be two shares, such as (0.08, 1.0), or () for no crop."
+        )
     if config.train.warmup_epochs >= config.train.epochs:
         raise InputError(
             f"train.epochs={config.train.epochs} is all warm-up at a learning rate of "

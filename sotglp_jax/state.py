@@ -1,13 +1,13 @@
 """What training carries from step to step: parameters, their optimizer, and their average."""
 
-from collections.abc import Callable, Mapping
+import itertools
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Sharding
-from ml_collections import ConfigDict
 
+from sotglp_jax import optimizers
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.methods.contract import Method, Params
 from sotglp_jax.run import Run
@@ -17,58 +17,19 @@ from sotglp_jax.run import Run
 State = dict
 
 
-def by_name(make: Callable[[str], optax.GradientTransformation]) -> optax.GradientTransformation:
-    """An optimizer with a state of its own for every parameter.
-
-    Its update takes the gradients of some parameters and leaves the states of the others alone.
-
-    Args:
-      make: gives the optimizer of a parameter by its name.
-    """
-
-    def init(params: Params) -> dict:
-        return {name: make(name).init(x) for name, x in params.items()}
-
-    def update(gradient: Params, state: dict, params: Params) -> tuple[Params, dict]:
-        found = {n: make(n).update(g, state[n], params[n]) for n, g in gradient.items()}
-        direction = {name: x for name, (x, _) in found.items()}
-        return direction, state | {name: after for name, (_, after) in found.items()}
-
-    return optax.GradientTransformation(init, update)
-
-
-def sgd(
-    momentum: float, weight_decay: float, decay: Mapping[str, float] | None = None
-) -> optax.GradientTransformation:
-    """PyTorch's SGD without its learning rate: weight decay joins the gradient before momentum.
-
-    Args:
-      momentum: of the gradients.
-      weight_decay: factor on the parameters.
-      decay: factors on the weight decay by the name of the parameter, 1 for all others.
-    """
-
-    def make(name: str) -> optax.GradientTransformation:
-        factor = weight_decay * (decay or {}).get(name, 1.0)
-        return optax.chain(optax.add_decayed_weights(factor), optax.trace(momentum))
-
-    return by_name(make)
-
-
-def make_optimizer(method: Method, train: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of a method by `config.train`."""
-    return sgd(train.momentum, train.weight_decay, method.decay)
-
-
-def init_state(run: Run, frozen: dict, names) -> State:
+def init_state(run: Run, frozen: dict, names, step: int = 0) -> State:
     """The state before the first step, a function of the seed.
 
     Args:
       run: the run.
       frozen: CLIP's weights.
       names: the class names, packed.
+      step: has the optimizer of the stage that this batch of images belongs to.
     """
-    optimizer = make_optimizer(run.method, run.config.train)
+    ends = itertools.accumulate(stage.passes * run.steps_per_epoch for stage in run.stages)
+    stages = zip(run.stages, ends, strict=True)
+    name = next((stage.optimizer for stage, end in stages if step <= end), "sgd")
+    optimizer = optimizers.make(name, run.method, run.config.train)
     state = first_state(run.method, optimizer, frozen, names, run.config.seed)
     if any(stage.average for stage in run.stages):
         state["average"] = jax.tree.map(jnp.zeros_like, state["params"])
@@ -101,7 +62,7 @@ def restore(
     run: Run, frozen: dict, names, checkpoints: Checkpoints, sharding: Sharding
 ) -> tuple[State, dict]:
     """State and meta of the last checkpoint, placed by `sharding`; see `Checkpoints.restore`."""
-    shapes = jax.eval_shape(lambda: init_state(run, frozen, names))
+    shapes = jax.eval_shape(lambda: init_state(run, frozen, names, checkpoints.latest))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
     return checkpoints.restore(like)
 

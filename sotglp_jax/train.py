@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from sotglp_jax import evaluate, features, workdir
+from sotglp_jax import evaluate, features, optimizers, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import loader
 from sotglp_jax.devices import hosts, memory, sharding
@@ -23,7 +23,7 @@ from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import Method, Moment, Params, Stage, masked_mean
 from sotglp_jax.run import Run
 from sotglp_jax.schedules import learning_rate
-from sotglp_jax.state import State, init_state, make_optimizer, restore
+from sotglp_jax.state import State, init_state, restore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Part:
       stage: the stage.
       index: its number.
       first: batches of images before it.
-      steps: batches of images in an epoch.
+      steps: batches of images in a pass over them.
     """
 
     stage: Stage
@@ -44,16 +44,26 @@ class Part:
 
     def epoch(self, step):
         """The epoch within the stage that comes after so many batches of the training."""
-        return (step - self.first) // self.steps
+        return (step - self.first) // self._epoch
 
     def progress(self, step):
         """The epoch and, as a fraction, how much of it is over."""
-        return self.epoch(step) + (step - self.first) % self.steps / self.steps
+        return self.epoch(step) + (step - self.first) % self._epoch / self._epoch
+
+    def turn(self, step: int) -> str:
+        """The parameter whose turn comes after so many batches; "" without turns."""
+        turns = self.stage.turns
+        return turns[(step - self.first) // self.steps % len(turns)] if turns else ""
+
+    @property
+    def _epoch(self) -> int:
+        """Batches of images in an epoch."""
+        return self.steps * max(1, len(self.stage.turns))
 
     @property
     def end(self) -> int:
         """Batches of images up to the end of the stage."""
-        return self.first + self.stage.epochs * self.steps
+        return self.first + self.stage.passes * self.steps
 
 
 def parts(stages: Sequence[Stage], steps_per_epoch: int) -> list[Part]:
@@ -74,6 +84,7 @@ def train_step(
     method: Method,
     optimizer: optax.GradientTransformation,
     part: Part,
+    turn: str,
 ) -> tuple[State, dict[str, Float[Array, ""]]]:
     """The optimizer's steps on a batch of images.
 
@@ -85,6 +96,7 @@ def train_step(
       method: what is trained.
       optimizer: of its parameters.
       part: the stage.
+      turn: the parameter that moves alone, "" without turns.
 
     Returns:
       The next state, and the means of the metrics over the images, of the parameters before the
@@ -109,8 +121,8 @@ def train_step(
     def update(carry, number):
         params, opt_state = carry
         own = key if part.stage.updates == 1 else jax.random.fold_in(key, number)
-        moment = Moment(own, state["step"], number, part.index, key)
-        moving = {k: x for k, x in params.items() if k in (part.stage.trained or params)}
+        moment = Moment(own, state["step"], number, part.index, key, turn)
+        moving = part.stage.moving(params, turn)
         gradient, metrics = jax.grad(objective, has_aux=True)(moving, params, moment)
         direction, opt_state = optimizer.update(gradient, opt_state, params)
         params = params | jax.tree.map(lambda x, d: x - rate * d, moving, direction)
@@ -137,9 +149,11 @@ def jit_step(
     method: Method,
     optimizer: optax.GradientTransformation,
     part: Part,
+    turn: str,
 ) -> Callable:
     """`train_step` for arrays on a mesh, to be called inside `jax.set_mesh` of it."""
-    step = functools.partial(train_step, method=method, optimizer=optimizer, part=part)
+    options = {"method": method, "optimizer": optimizer, "part": part, "turn": turn}
+    step = functools.partial(train_step, **options)
     return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
@@ -177,13 +191,12 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
     frozen, names = fixed
     make = jax.jit(run.method.fixed, out_shardings=sharding.replicated(mesh))
     frozen = frozen | {"fixed": make(frozen, run.packed(run.fixed_texts(), mesh))}
-    optimizer = make_optimizer(run.method, config)
     batches = (
         sharding.put_batch(batch, mesh) for batch in features.train_batches(run, mesh, start)
     )
     before, began = meta["train_seconds"], time.monotonic()
     stages = parts(run.stages, run.steps_per_epoch)
-    part, program = next(p for p in stages if start < p.end), None
+    programs = {}  # by the stage and the turn
     with (
         contextlib.closing(_Recorder(run, start)) as recorder,
         Interruption() as interruption,
@@ -192,14 +205,15 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
         ) as bar,
     ):
         for step, batch in enumerate(batches, start=start + 1):
-            if step > part.end:
-                part, program = stages[part.index + 1], None
+            part = next(p for p in stages if step <= p.end)
+            optimizer = optimizers.make(part.stage.optimizer, run.method, config)
             if step == part.first + 1 and part.index:
                 state = _between(state, stages[part.index - 1].stage, optimizer)
-            if not program:
-                step_fn = jit_step(mesh, run.method, optimizer, part)
-                program = step_fn.lower(state, frozen, names, batch).compile()
-                bar.write(memory.describe(program))
+            if (turn := (part.index, part.turn(step - 1))) not in programs:
+                step_fn = jit_step(mesh, run.method, optimizer, part, turn[1])
+                programs[turn] = step_fn.lower(state, frozen, names, batch).compile()
+                bar.write(memory.describe(programs[turn]))
+            program = programs[turn]
             state, metrics = program(state, frozen, names, batch)
             recorder.add(step, part, metrics)
             bar.update()

@@ -17,8 +17,8 @@ from sotglp_jax.clip.config import Stated
 from sotglp_jax.clip.packing import PackedClasses, pack
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.methods.contract import Method, Moment, Stage, masked_mean
+from sotglp_jax.optimizers import sgd
 from sotglp_jax.schedules import learning_rate
-from sotglp_jax.state import sgd
 
 
 def source_shapes(case: dict) -> dict[str, tuple[int, ...]]:

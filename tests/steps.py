@@ -9,7 +9,8 @@ import optax
 from sotglp_jax.clip import Clip
 from sotglp_jax.devices import sharding
 from sotglp_jax.methods.contract import Method, Params, Stage
-from sotglp_jax.state import State, first_state, sgd
+from sotglp_jax.optimizers import sgd
+from sotglp_jax.state import State, first_state
 from sotglp_jax.train import Part, jit_step
 
 # Without momentum and weight decay and at a learning rate of 1, a step is the gradient.
@@ -69,7 +70,7 @@ def take(
         state = first_state(method, optimizer, frozen, names, seed=0)
         before, state = jax.device_get(state["params"]), jax.device_put(state, whole)
         batch = sharding.pad_batch(batch, mesh)
-        step = jit_step(mesh, method, optimizer, Part(stage, index=0, first=0, steps=1))
+        step = jit_step(mesh, method, optimizer, Part(stage, index=0, first=0, steps=1), "")
         compiled = step.lower(state, frozen, names, batch).compile()
         state, metrics = compiled(state, frozen, names, batch)
     del frozen["fixed"]

@@ -9,8 +9,8 @@ import pytest
 from configs.common import get_config
 from sotglp_jax.methods.contract import Stage
 from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.optimizers import sgd
 from sotglp_jax.schedules import learning_rate
-from sotglp_jax.state import sgd
 from sotglp_jax.train import parts
 
 GOLDEN = Path(__file__).parent / "data" / "coop_dev.npz"

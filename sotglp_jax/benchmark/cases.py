@@ -27,7 +27,7 @@ from absl import flags
 from jax.sharding import Mesh
 
 from configs import common
-from sotglp_jax import clip, methods
+from sotglp_jax import clip, methods, optimizers
 from sotglp_jax.benchmark import flops
 from sotglp_jax.clip.config import Stated
 from sotglp_jax.clip.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ from sotglp_jax.features import of_batch
 from sotglp_jax.methods.contract import Moment
 from sotglp_jax.run import Run
 from sotglp_jax.settings import DTYPES
-from sotglp_jax.state import init_state, make_optimizer
+from sotglp_jax.state import init_state
 from sotglp_jax.train import Part, jit_step, parts
 
 
@@ -123,6 +123,11 @@ class Case:
         """The stage of the training that is measured."""
         return parts(self.run.stages, steps_per_epoch=1000)[self.stage - 1]
 
+    @property
+    def turn(self) -> str:
+        """The parameter that moves alone in that stage's first step; "" without turns."""
+        return self.part.turn(self.part.first)
+
 
 class Words(Tokenizer):
     """Gives every word and every punctuation mark one token, without a vocabulary."""
@@ -203,14 +208,16 @@ def text(case: Case, mesh: Mesh) -> Work:
 def texts_of(case: Case) -> Callable:
     """A function of (params, frozen, names, image): text features of one of a step's updates.
 
-    Where texts wait for the image, it gives the logits that they end in.
+    Where texts wait for the image, it gives the losses that they end in.
     """
     method, key, zero = case.run.method, jax.random.key(0), np.int32(0)
-    moment = Moment(key, zero, zero, case.stage - 1, key)
+    moment = Moment(key, zero, zero, case.stage - 1, key, case.turn)
 
     def encode(params, frozen, names, image):
         text = method.encode_step(params, frozen, names, moment)
-        return method.score(params, frozen, text, image).logits if method.text_waits else text
+        if not method.text_waits:
+            return text
+        return method.loss(params, frozen, text, image, jnp.zeros(case.batch, int), moment)[0]
 
     return encode
 
@@ -226,7 +233,7 @@ def squared(case: Case, function: Callable) -> Callable:
         return sum(jnp.sum(jnp.square(x)) for x in found)
 
     def gradient(params, *others):
-        moving = {name: params[name] for name in case.part.stage.trained or params}
+        moving = case.part.stage.moving(params, case.turn)
         return jax.value_and_grad(length)(moving, params, *others)
 
     return gradient
@@ -265,8 +272,9 @@ LEARNING = ("train", "text", "flops", "memory")  # for methods that are trained 
 
 def step_of(case: Case, mesh: Mesh) -> Callable:
     """The training step, jitted."""
-    optimizer = make_optimizer(case.run.method, case.run.config.train)
-    return jit_step(mesh, case.run.method, optimizer, case.part)
+    run, part = case.run, case.part
+    optimizer = optimizers.make(part.stage.optimizer, run.method, run.config.train)
+    return jit_step(mesh, run.method, optimizer, part, case.turn)
 
 
 def inputs(case: Case, mesh: Mesh, make: Callable) -> Inputs:

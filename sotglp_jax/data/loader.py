@@ -34,11 +34,11 @@ class Augmentation:
     """How training images are varied.
 
     Attributes:
-      scale: range of RandomResizedCrop's area.
+      scale: range of RandomResizedCrop's area; () resizes and crops as for a test image.
       flip: mirror every second image.
     """
 
-    scale: tuple[float, float]
+    scale: tuple[float, ...]
     flip: bool
 
 
@@ -48,9 +48,11 @@ class _Train:
     augmentation: Augmentation
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-        pixels = transforms.random_resized_crop(
-            example["image"], self.size, self.augmentation.scale, rng
-        )
+        image, scale = example["image"], self.augmentation.scale
+        if scale:
+            pixels = transforms.random_resized_crop(image, self.size, scale, rng)
+        else:
+            pixels = transforms.resize_and_crop(image, self.size)
         if self.augmentation.flip:
             pixels = transforms.flip(pixels, rng)
         return {"image": pixels, "label": example["label"]}

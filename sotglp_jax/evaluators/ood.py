@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from sotglp_jax.evaluators import detection as ood
 from sotglp_jax.methods.contract import Scores
 
-ORDER = ("mcm", "l_mcm", "gl_mcm")
+ORDER = ("mcm", "l_mcm", "gl_mcm", "lsn")
 MOST = 1000  # images that a threshold is taken from; more would hardly move it
 
 
@@ -28,25 +28,35 @@ def compute(scores: Scores, deciding: str, temperature: float) -> dict[str, Floa
 
     Returns:
       "mcm" and "l_mcm" as `ood.deviation`, as far as there are cosines; by its name the largest of
-      the deciding logits; "transport", the largest of what plans carry (equation 10 of SOT-GLP);
-      "single", see `single`.
+      the deciding logits; "lsn", MCM at T = 1 and what negative texts add; "transport", the largest
+      of what plans carry (equation 10 of SOT-GLP); "single", see `single`.
     """
     found = _deviations(scores, temperature)
     found[deciding] = scores.logits[deciding].max(-1)
     if "phi" in scores.parts:
         found["transport"] = scores.parts["phi"].max(-1)
+    if "negative" in scores.parts:
+        found["lsn"] = single(scores)
     if scores.sims:
         found["single"] = single(scores)
     return found
 
 
 def single(scores: Scores) -> Float[Array, " B"]:
-    """GL-MCM at T = 1, or MCM without local features: what single images are flagged by.
+    """What single images are flagged by: GL-MCM at T = 1, or MCM without local features.
 
-    At T = 1 float32 is enough; a high temperature would make ties.
+    Where negative texts add something (LSN), MCM and that. At T = 1 float32 is enough; a high
+    temperature would make ties.
     """
-    classes = scores.sims["global"].shape[1]
-    return sum(ood.concept_matching(x, classes) for x in _deviations(scores, 1.0).values())
+    classes, found = scores.sims["global"].shape[1], _deviations(scores, 1.0)
+    if "negative" in scores.parts:
+        return ood.concept_matching(found["mcm"], classes) + scores.parts["negative"]
+    return sum(ood.concept_matching(x, classes) for x in found.values())
+
+
+def single_name(values: Mapping[str, np.ndarray]) -> str:
+    """The name of the score that `single` is, by what `compute` gave."""
+    return "lsn" if "lsn" in values else "gl_mcm" if "l_mcm" in values else "mcm"
 
 
 def _deviations(scores: Scores, temperature: float) -> dict[str, Float[Array, " B"]]:

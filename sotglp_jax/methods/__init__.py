@@ -20,6 +20,8 @@ NAMES = {
     "vpt": "sotglp_jax.methods.ivlp:Vpt",
     "linear_probe": "sotglp_jax.methods.linear_probe:LinearProbe",
     "locoop": "sotglp_jax.methods.locoop:LoCoOp",
+    "lsn": "sotglp_jax.methods.lsn:Lsn",
+    "lsn_cocoop": "sotglp_jax.methods.lsn:LsnCoCoOp",
     "maple": "sotglp_jax.methods.maple:MaPLe",
     "plot": "sotglp_jax.methods.plot:Plot",
     "plotpp": "sotglp_jax.methods.plotpp:PlotPlusPlus",

@@ -13,6 +13,7 @@ from sotglp_jax.clip.packing import pack
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import Method, Moment, Params, Scores, Stage
+from sotglp_jax.optimizers import OPTIMIZERS
 from sotglp_jax.schedules import SCHEDULES
 
 IMAGES = 2  # that are checked with
@@ -59,7 +60,10 @@ class Check:
             _, image = self._predicts(params, names)
             for number, stage in enumerate(stages):
                 self._stage(stage, params)
-                self._loss(params, self.frozen | {"fixed": fixed}, names, image, number)
+                for turn in stage.turns or ("",):
+                    key, zero = jax.random.key(0), np.int32(0)
+                    now = Moment(key, zero, zero, number, key, turn)
+                    self._loss(params, self.frozen | {"fixed": fixed}, names, image, now)
 
     def init(self, names: Any) -> Any:
         """Shapes of the first parameters, when options and classes go together.
@@ -132,7 +136,11 @@ class Check:
             raise self._fault(
                 f'stages names the schedule "{stage.schedule}": take one of {_listed(SCHEDULES)}'
             )
-        if unknown := set(stage.trained) - params.keys():
+        if stage.optimizer not in OPTIMIZERS:
+            raise self._fault(
+                f'stages names the optimizer "{stage.optimizer}": take one of {_listed(OPTIMIZERS)}'
+            )
+        if unknown := {*stage.trained, *stage.turns} - params.keys():
             raise self._fault(
                 f"stages trains {_listed(unknown)}, but init gives {_listed(params)} alone"
             )
@@ -142,9 +150,8 @@ class Check:
                 "epochs: give one for each"
             )
 
-    def _loss(self, params: Params, frozen: dict, names: Any, image: dict, stage: int) -> None:
-        labels, zero = jax.ShapeDtypeStruct((IMAGES,), jnp.int32), np.int32(0)
-        moment = Moment(jax.random.key(0), zero, zero, stage, jax.random.key(0))
+    def _loss(self, params: Params, frozen: dict, names: Any, image: dict, moment: Moment) -> None:
+        labels = jax.ShapeDtypeStruct((IMAGES,), jnp.int32)
         text = self._shapes("encode_step", params, frozen, names, moment)
         found = self._shapes("loss", params, frozen, text, image, labels, moment)
         pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)

@@ -35,7 +35,8 @@ class Scores:
       sims: cosines, float32: "global" (B, C, N) of images and N prompts, and "local" (B, P, C, N)
         of patches and prompts where a method looks at patches.
       parts: whatever else evaluators ask for by name: "plan" (B, C, K, N), the transport plan;
-        "support" (B, C, K) or (B, C, K, N), the patches it is over; "phi" (B, C), what it carries.
+        "support" (B, C, K) or (B, C, K, N), the patches it is over; "phi" (B, C), what it carries;
+        "negative" (B,), what negative texts add to MCM (LSN).
     """
 
     logits: dict[str, Float[Array, "B C"]]
@@ -48,12 +49,15 @@ class Stage:
     """A part of the training with an optimizer of its own.
 
     Attributes:
-      epochs: how often every image is shown.
+      epochs: how often every image is shown, by every turn where there are some.
       lr: the largest learning rate.
-      schedule: a key of `state.SCHEDULES`.
+      schedule: a key of `schedules.SCHEDULES`.
       warmup_epochs: epochs at `warmup_lr` before.
       warmup_lr: the learning rate of these.
       trained: names of the parameters that move; () is all of them.
+      turns: names of those of them that move by turns: each of them, alone, for a whole pass over
+        the images; an epoch is then a pass of each. () moves all at once.
+      optimizer: a key of `optimizers.OPTIMIZERS`.
       updates: optimizer steps for every batch of images.
       average: for each epoch, the weight of the parameters after it in the average that the stage
         ends with; () ends with the last parameters.
@@ -65,8 +69,20 @@ class Stage:
     warmup_epochs: int
     warmup_lr: float
     trained: tuple[str, ...] = ()
+    turns: tuple[str, ...] = ()
+    optimizer: str = "sgd"
     updates: int = 1
     average: tuple[float, ...] = ()
+
+    @property
+    def passes(self) -> int:
+        """How often every image is shown."""
+        return self.epochs * max(1, len(self.turns))
+
+    def moving(self, params: Params, turn: str) -> Params:
+        """Those of the parameters that move, in a turn or without ("")."""
+        names = (turn,) if turn else self.trained or self.turns or tuple(params)
+        return {name: params[name] for name in names}
 
 
 @struct.dataclass
@@ -79,6 +95,7 @@ class Moment:
       update: optimizer steps on this batch before this one.
       stage: number of the stage.
       batch: randomness of this batch, the same for all updates on it.
+      turn: the parameter whose turn it is, "" where there are no turns.
     """
 
     key: PRNGKeyArray
@@ -86,6 +103,7 @@ class Moment:
     update: Int[Array, ""]
     stage: int = struct.field(pytree_node=False, default=0)
     batch: PRNGKeyArray | None = None
+    turn: str = struct.field(pytree_node=False, default="")
 
 
 @dataclasses.dataclass(frozen=True)

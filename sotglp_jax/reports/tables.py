@@ -12,7 +12,8 @@ VARY = ("seed", "train_images_sha256")
 # What differs between the methods of a table, but not between the runs of one of them.
 OF_METHOD = ("method", "recipe", "changed")
 # Scores of detection that are not the largest of a method's logits.
-OOD_SCORES = {"mcm": "MCM", "l_mcm": "L-MCM", "gl_mcm": "GL-MCM", "transport": "largest φ"}
+OOD_SCORES = {"mcm": "MCM", "l_mcm": "L-MCM", "gl_mcm": "GL-MCM", "lsn": "LSN"}
+OOD_SCORES |= {"transport": "largest φ"}
 OF_PATCHES = ("l_mcm", "gl_mcm")
 # The features of patches that they are of; see `Method.local`.
 PATCHES = {"value": "value path", "vv": "V-V stream", "tokens": "last layer"}

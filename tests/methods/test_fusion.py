@@ -6,7 +6,7 @@ import pytest
 
 from sotglp_jax.methods.contract import Scores
 from sotglp_jax.methods.sotglp import GRID, SotGlp
-from sotglp_jax.state import sgd
+from sotglp_jax.optimizers import sgd
 
 RIGHT, WRONG = [0, 1, 2], [1, 2, 0]
 

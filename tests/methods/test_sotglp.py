@@ -17,7 +17,7 @@ from sotglp_jax.methods import prompts
 from sotglp_jax.methods.contract import Moment, masked_mean
 from sotglp_jax.methods.prompts import keep_prompts
 from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp
-from sotglp_jax.state import sgd
+from sotglp_jax.optimizers import sgd
 
 NAMES = clips.CASE["names"]
 CONTEXT = "a b c d"  # four tokens to a tokenizer of single letters

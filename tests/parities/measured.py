@@ -4,7 +4,9 @@ import numpy as np
 
 
 def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
-    """LoCoOp's and LSN's: thresholds are all distinct scores, and the lowest of equals counts.
+    """LoCoOp's and LSN's: thresholds are all distinct scores; of equally good ones the lowest.
+
+    Where all in distribution pass, it is the highest of them: their code stops there.
 
     Ours takes the scores in distribution alone.
 
@@ -16,7 +18,8 @@ def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
     passing = np.array([(inside >= x).sum() for x in thresholds])
     wrong = np.abs(100 * passing - 95 * len(inside))  # whole numbers
     best = max(passing[wrong == wrong.min()])
-    return float(np.mean(outside >= thresholds[passing == best].min()))
+    equal = thresholds[passing == best]
+    return float(np.mean(outside >= (equal.max() if best == len(inside) else equal.min())))
 
 
 def strict_fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
