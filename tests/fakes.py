@@ -43,14 +43,15 @@ class Linear(Method):
 
 @dataclasses.dataclass(frozen=True)
 class Staged(Linear):
-    """A linear map, its weights first and its bias later; both are averaged over the epochs."""
+    """A linear map, its weights first and its bias later, averaged over epochs; then by turns."""
 
     average = ((0.5, 0.5), (0.5, 0.25, 0.25))  # powers of two: products are exact
     decay = {"bias": 0.5}
 
     def stages(self, train):
-        """Two epochs of two steps a batch, and three epochs of one."""
+        """Two epochs of two steps a batch, three epochs of one, and two of two passes each."""
         rates = {"schedule": "dassl", "warmup_epochs": 1, "warmup_lr": 0.01, "lr": 0.1}
         first = Stage(epochs=2, trained=("weight",), updates=2, average=self.average[0], **rates)
         second = Stage(epochs=3, trained=("bias",), average=self.average[1], **rates)
-        return first, second
+        turns = {"turns": ("bias", "weight"), "optimizer": "adam"}
+        return first, second, Stage(2, 0.1, "paper", warmup_epochs=0, warmup_lr=0.0, **turns)

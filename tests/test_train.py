@@ -18,7 +18,7 @@ from sotglp_jax.devices import sharding
 from sotglp_jax.run import prepare
 from sotglp_jax.schedules import learning_rate
 
-FIRST, SECOND = 4, 10  # the batches at which the stages of `fakes.Staged` end
+FIRST, SECOND, LAST = 4, 10, 18  # the batches at which the stages of `fakes.Staged` end
 MOMENTUM, DECAY = 0.9, 0.01
 
 
@@ -68,10 +68,14 @@ def states(clip_folder, tmp_path_factory):
 
 def test_a_stage_moves_what_it_names_and_nothing_else(states):
     saved, _ = states
-    assert sorted(saved) == list(range(1, SECOND + 1))
+    assert sorted(saved) == list(range(1, LAST + 1))
     for first, last, moving, still in (
         (1, FIRST, "weight", "bias"),
         (FIRST + 1, SECOND, "bias", "weight"),
+        (SECOND + 1, SECOND + 2, "bias", "weight"),  # turns of a pass each
+        (SECOND + 2, SECOND + 4, "weight", "bias"),
+        (SECOND + 4, SECOND + 6, "bias", "weight"),
+        (LAST - 2, LAST, "weight", "bias"),
     ):
         for a, b in itertools.pairwise(range(first, last + 1)):
             before, after = saved[a]["params"], saved[b]["params"]
@@ -93,13 +97,8 @@ def test_averages_are_those_of_the_parameters_after_each_epoch(states):
     )
 
 
-def by_hand(run, saved, step, batch):
-    """The parameters that plain SGD makes of the state before a step, a gradient at a time."""
-    part = next(p for p in train.parts(run.stages, 2) if step < p.end)
-    state, (moving,) = saved[step], part.stage.trained
-    fresh = step == part.first
-    params = state["average"] if fresh else state["params"]
-    trace = 0.0 if fresh else state["opt_state"][moving][1].trace
+def loss_of(run, params, moving, batch):
+    """The loss of a batch as a function of one of the parameters."""
     image = run.method.encode_images({}, run.frozen, batch["image"])
 
     def loss(x):
@@ -107,11 +106,41 @@ def by_hand(run, saved, step, batch):
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return entropy.mean()
 
+    return loss
+
+
+def by_hand(run, saved, step, batch):
+    """The parameters that plain SGD makes of the state before a step, a gradient at a time."""
+    part = next(p for p in train.parts(run.stages, 2) if step < p.end)
+    state, (moving,) = saved[step], part.stage.trained
+    fresh = step == part.first
+    params = state["average"] if fresh else state["params"]
+    trace = 0.0 if fresh else state["opt_state"][moving][1].trace
+    loss = loss_of(run, params, moving, batch)
     x, decay = params[moving], DECAY * fakes.Staged.decay.get(moving, 1.0)
     for _ in range(part.stage.updates):
         trace = MOMENTUM * trace + jax.grad(loss)(x) + decay * x
         x = x - learning_rate(part.stage, part.epoch(step)) * trace
     return params | {moving: x}
+
+
+def test_by_turns_each_parameter_has_an_adam_of_its_own(states):
+    saved, run = states
+    m, v = (dict.fromkeys(("bias", "weight"), 0.0) for _ in range(2))
+    params = saved[SECOND]["average"]
+    for step in range(SECOND, LAST):
+        epoch, within = divmod(step - SECOND, 4)
+        moving, taken = ("bias", "weight")[within // 2], 2 * epoch + within % 2 + 1
+        batch = next(features.train_batches(run, sharding.make_mesh(1), step))
+        gradient = jax.grad(loss_of(run, params, moving, batch))(params[moving])
+        m[moving] = 0.9 * m[moving] + 0.1 * gradient
+        v[moving] = 0.999 * v[moving] + 0.001 * gradient**2
+        size = m[moving] / (1 - 0.9**taken) / (np.sqrt(v[moving] / (1 - 0.999**taken)) + 1e-8)
+        rate = 0.05 * (1 + np.cos(np.pi * epoch / 2))
+        params = params | {moving: params[moving] - rate * size}
+        for name, x in saved[step + 1]["params"].items():
+            # Of a gradient near 0 Adam makes a step of full size, rounding and all.
+            np.testing.assert_allclose(x, params[name], atol=1e-3)
 
 
 @pytest.mark.parametrize("step", [1, 3, FIRST, FIRST + 1, SECOND - 1])
@@ -123,7 +152,7 @@ def test_a_step_is_so_many_of_sgd_and_a_stage_starts_without_momentum(states, st
         np.testing.assert_allclose(x, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("every", "kills", "latest"), [(3, (5, 5), 6), (FIRST, (5,), FIRST)])
+@pytest.mark.parametrize(("every", "kills", "latest"), [(3, (5, 11), 12), (FIRST, (5,), FIRST)])
 def test_killed_and_resumed_equals_uninterrupted(
     states, clip_folder, tmp_path, monkeypatch, ended, every, kills, latest
 ):
@@ -141,7 +170,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert Checkpoints(tmp_path).latest == latest
     monkeypatch.setattr(features, "train_batches", whole)
     train.train(make_run(clip_folder, tmp_path, every))
-    jax.tree.map(np.testing.assert_array_equal, ended[-1], states[0][SECOND])
+    jax.tree.map(np.testing.assert_array_equal, ended[-1], states[0][LAST])
 
 
 def test_padding_changes_nothing(clip_folder):

@@ -13,12 +13,12 @@ GOLDENS = {"tiny": "sotglp"}
 GOLDENS |= {
     f"{name}_dev": name
     for name in (
-        *("cocoop", "coop", "gallop", "ivlp", "linear_probe", "locoop", "maple"),
+        *("cocoop", "coop", "gallop", "ivlp", "linear_probe", "locoop", "lsn", "maple"),
         *("plot", "plotpp", "proda", "promptsrc"),
     )
 }
 # Long ones; what they share with the others, the towers' options, is compared there.
-MINUTES = {f"{name}_dev" for name in ("gallop", "ivlp", "plot", "plotpp", "proda")}
+MINUTES = {f"{name}_dev" for name in ("gallop", "ivlp", "lsn", "plot", "plotpp", "proda")}
 
 
 def keys(name: str) -> list[str]:
