@@ -47,6 +47,11 @@ def mend(error: BaseException) -> str:
             "the disk is full: make room on it; the last checkpoint that was saved whole is kept, "
             "and the same command goes on from there."
         )
+    if isinstance(error, PermissionError) and error.filename:
+        return (
+            f"{os.fsdecode(error.filename)} may not be read or written ({error.strerror}): give "
+            "yourself the right to, or choose another."
+        )
     if isinstance(error, AssertionError | RuntimeError) and (fault := _fault_of_devices()):
         return (
             f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']} names no device that JAX finds here"

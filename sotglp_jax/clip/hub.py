@@ -138,7 +138,7 @@ def _read_configs(find: Callable[[str], Path | None]) -> tuple[dict, str]:
 def _read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError):
+    except ValueError:
         content = None
     if not isinstance(content, dict):
         raise InputError(

@@ -208,6 +208,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        path.open(
+            "rb"
+        ).close()  # the library says of a file that may not be read that it is missing
         with safe_open(path, framework="numpy") as file:
             return {name: _float32(path, name, file.get_tensor(name)) for name in file.keys()}
     except FileNotFoundError:

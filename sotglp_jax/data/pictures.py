@@ -99,6 +99,8 @@ def _explained(decode: Callable[[], np.ndarray], name: str) -> np.ndarray:
         return decode()
     except FileNotFoundError:
         raise InputError(f"{name} is not there.") from None
+    except PermissionError as error:
+        raise InputError(f"{name} may not be read ({error.strerror}).") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} is refused: {str(error).rstrip('.')}.") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
