@@ -335,6 +335,7 @@ def protocol(run: Run) -> dict:
         "activation": run.method.towers.vision.activation,
         "method": config.method.name,
         "recipe": config.recipe,
+        "unpublished": run.unpublished,
         "precision": config.precision,
         "changed": {
             key: value

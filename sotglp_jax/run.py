@@ -61,6 +61,12 @@ class Run:
         return self.method.stages(self.config.train)
 
     @property
+    def unpublished(self) -> str:
+        """What of the recipe its authors have not published; see `Method.unpublished`."""
+        config = self.config
+        return self.method.unpublished(config.recipe, config.dataset, config.shots, config.protocol)
+
+    @property
     def baseline(self) -> tuple[Method, ...]:
         """Zero-shot CLIP beside a method that learns."""
         return (ZeroShot(self.method.towers),) if self.method.learns else ()
@@ -174,6 +180,7 @@ def describe(run: Run) -> list[str]:
         f"CLIP {name}: {run.arch}, {run.clip.activation} ({run.clip.source})",
         f"{dataset.name}: {_named(dataset.class_names)}; images: {images}",
         *(f"note: {note}" for note in dataset.notes),
+        *([f"note: {run.method.title}: {run.unpublished}."] if run.unpublished else []),
         *(f"warning: {warning}" for warning in duplicates.warnings(dataset)),
     ]
     if len(dataset.class_names) == 1:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sotglp_jax.clip.packing import PackedClasses
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME
-from sotglp_jax.methods import dassl, prompts
+from sotglp_jax.methods import dassl, prompts, published
 from sotglp_jax.methods.contract import Params, Scores
 from sotglp_jax.methods.coop import CoOp
 from sotglp_jax.methods.similarity import cosines, unit
@@ -62,6 +62,11 @@ class CoCoOp(dassl.CrossEntropy):
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
         """The authors' settings, the same for all data sets and protocols."""
         return dassl.settings(epochs=10, lr=0.002, batch_size=1)
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """Its scripts have no training on all classes of a data set but ImageNet."""
+        return published.by_protocol(protocol, "base_to_new", "transfer")
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """Names with their full stop, and the ids of the words that the context starts from."""

@@ -187,6 +187,14 @@ class Method:
         """
         return {}
 
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """What of such a recipe its authors have not published, and what stands in for it.
+
+        Arguments are those of `recipe`; "" where all of it is published.
+        """
+        return ""
+
     @property
     def validation(self) -> str:
         """The setting for which `finish` needs validation images, "" where it needs none."""

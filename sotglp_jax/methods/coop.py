@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import dassl, prompts
+from sotglp_jax.methods import dassl, prompts, published
 from sotglp_jax.methods.contract import (
     Method,
     Params,
@@ -68,6 +68,11 @@ class CoOp(dassl.CrossEntropy):
         """The authors' scripts; of the protocols with new classes, those of CoCoOp's paper."""
         words = {"method.ctx_init": "a photo of a"} if protocol != "few_shot" else {}
         return words | dassl.settings(dassl.epochs(dataset, shots), lr=0.002, batch_size=32)
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """Epochs for other numbers of shots."""
+        return published.by_shots(dataset, shots)
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """Names with their full stop, and the ids of the words that the context starts from."""

@@ -17,6 +17,7 @@ from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME, TRANSPOSE
 from sotglp_jax.devices.images import image_by_image
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods import published
 from sotglp_jax.methods.contract import (
     Method,
     Moment,
@@ -96,6 +97,15 @@ class GalLoP(Method):
             "train.lr": 0.002,
             "train.weight_decay": 0.01,
         }
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """There are scripts for 16 shots of the field's data sets."""
+        return published.listed(
+            "" if shots == 16 else "settings are published for 16 shots alone, which stand in",
+            published.by_set(dataset, "epochs and batches", "those of most of them"),
+            "" if protocol == "transfer" else published.by_protocol(protocol, "few_shot"),
+        )
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """The bare class names, without a full stop, and the ids of the words at the start."""

@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
-from sotglp_jax.methods import dassl, deep_prompts, prompts
+from sotglp_jax.methods import dassl, deep_prompts, prompts, published
 from sotglp_jax.methods.contract import Moment, Params, at_least, readable
 
 
@@ -51,6 +51,11 @@ class Ivlp(deep_prompts.Prompted):
         settings = dassl.settings(epochs=5, lr=0.0035, batch_size=4)
         return settings | {f"method.{key}": value for key, value in options.items()}
 
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """All but those for base to new."""
+        return published.by_protocol(protocol, "base_to_new")
+
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """text_prompts (J_t, n_t, D_t) and vision_prompts (J_v, n_v, W)."""
         keys, towers = jax.random.split(key), self.towers
@@ -87,6 +92,11 @@ class Language(deep_prompts.Prompted):
         """The authors' settings for base to new."""
         return dassl.settings(epochs=5, lr=0.0025, batch_size=4)
 
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """All but those for base to new."""
+        return published.by_protocol(protocol, "base_to_new")
+
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """text_prompts (J, n, D_t)."""
         sizes = self.text_depth, self.n_text
@@ -121,6 +131,11 @@ class Vpt(deep_prompts.Prompted):
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
         """The authors' settings for base to new."""
         return dassl.settings(epochs=5, lr=0.0025, batch_size=4)
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """All but those for base to new."""
+        return published.by_protocol(protocol, "base_to_new")
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """Whole sentences."""

@@ -48,6 +48,13 @@ class LoCoOp(CoOp):
         """CoOp's few-shot settings, 50 epochs for every number of shots."""
         return super().recipe(name, dataset, shots, "few_shot") | {"train.epochs": 50}
 
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """K and λ of all data sets but ImageNet, which the authors ask to choose."""
+        if dataset == "imagenet":
+            return ""
+        return "K and λ are published for ImageNet alone: its share of the classes and λ stand in"
+
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """See `CoOp.init`."""
         self.nearest(len(names["names"].places))  # refuses what no step can do

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sotglp_jax.clip.weights import SAME
-from sotglp_jax.methods import dassl, deep_prompts, prompts
+from sotglp_jax.methods import dassl, deep_prompts, prompts, published
 from sotglp_jax.methods.contract import Params, at_least
 
 
@@ -59,6 +59,11 @@ class MaPLe(deep_prompts.Prompted):
         if protocol == "transfer":
             return {"method.depth": 3} | dassl.settings(epochs=2, lr=0.0026, batch_size=4)
         return dassl.settings(epochs=5, lr=0.0035, batch_size=4)
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """Settings for few shots of all classes."""
+        return published.by_protocol(protocol, "base_to_new", "transfer")
 
     @property
     def n_text(self) -> int:

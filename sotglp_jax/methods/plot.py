@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import dassl, prompts, transport
+from sotglp_jax.methods import dassl, prompts, published, transport
 from sotglp_jax.methods.contract import Params, Scores, at_least, readable
 from sotglp_jax.methods.similarity import cosines, unit
 
@@ -55,6 +55,15 @@ class Plot(dassl.CrossEntropy):
         batch_size = 32 if dataset in SMALL else 128
         settings = dassl.settings(dassl.epochs(dataset, shots), lr=0.002, batch_size=batch_size)
         return settings | {"method.add_pooled": dataset == "imagenet"}
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """There are scripts for few shots, and for a ResNet."""
+        return published.listed(
+            "settings are published for a ResNet alone, which stand in",
+            published.by_shots(dataset, shots),
+            published.by_protocol(protocol, "few_shot"),
+        )
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """Names with their full stop."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import dassl, prompts, transport
+from sotglp_jax.methods import dassl, prompts, published, transport
 from sotglp_jax.methods.contract import (
     Method,
     Moment,
@@ -118,6 +118,15 @@ class PlotPlusPlus(Method):
         """The authors' scripts; the first stage has 50 epochs, as their README takes them."""
         settings = dassl.settings(dassl.epochs(dataset, shots), lr=0.002, batch_size=32)
         return settings | {"method.templates": TEMPLATES.get(dataset, GENERAL)}
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """There are scripts for few shots of the field's data sets."""
+        return published.listed(
+            published.by_set(dataset, "templates", "general ones"),
+            published.by_shots(dataset, shots),
+            published.by_protocol(protocol, "few_shot"),
+        )
 
     def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
         """The vision prompts alone, then all prompts with a new optimizer."""

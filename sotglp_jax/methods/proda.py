@@ -87,6 +87,14 @@ class ProDA(Method):
             "train.schedule": "steps",
         }
 
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """Nearly all, since its code is not public any more."""
+        return (
+            "the authors' code is not public: settings are those of public copies, and λ, the "
+            "schedule and the numbers of epochs and updates partly guesses"
+        )
+
     def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
         """One stage with an update for every block of prompts."""
         (stage,) = super().stages(train)

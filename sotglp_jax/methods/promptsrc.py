@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import dassl
+from sotglp_jax.methods import dassl, published
 from sotglp_jax.methods.contract import (
     Moment,
     Params,
@@ -78,6 +78,13 @@ class PromptSrc(Ivlp):
             "method.vision_depth": depth,
             **dassl.settings(epochs, lr=0.0025, batch_size=4),
         }
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """Few-shot settings of other data sets, since they differ between those that have some."""
+        if protocol != "few_shot":
+            return ""
+        return published.by_set(dataset, "few-shot settings", "those of most of them")
 
     def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
         """One stage whose parameters are averaged, weighted by a Gaussian over its epochs."""

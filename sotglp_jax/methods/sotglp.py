@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME, TRANSPOSE
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import prompts, transport
+from sotglp_jax.methods import prompts, published, transport
 from sotglp_jax.methods.contract import (
     Images,
     Method,
@@ -180,6 +180,13 @@ class SotGlp(Method):
             "train.lr": lr,
             "train.warmup_epochs": 0,
         }
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """Scripts of other data sets."""
+        if name == "paper":
+            return ""
+        return published.by_set(dataset, "scripts", "those of Caltech101")
 
     @property
     def validation(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sotglp_jax.reports.results import Result, by_method, grouped, mains, methods
-from sotglp_jax.reports.tables import ZERO_SHOT, logits_title, score_title
+from sotglp_jax.reports.tables import ZERO_SHOT, logits_title, score_title, unpublished
 
 PUBLISHED = json.loads(
     (Path(__file__).parent.parent / "assets" / "published.json").read_text("utf-8")
@@ -70,7 +70,16 @@ class Table:
 
 def make(results: Sequence[Result]) -> list[Table]:
     """Makes all four tables of results that `results.check` let pass."""
-    return [table(results) for table in (accuracy, ablation, detection, by_shots)]
+    tables = [table(results) for table in (accuracy, ablation, detection, by_shots)]
+    return [_with_unpublished(table, results) for table in tables]
+
+
+def _with_unpublished(table: Table, results: Sequence[Result]) -> Table:
+    """Adds notes on the methods that stand in a table with settings that nobody published."""
+    named = {*table.columns, *(label for labels in table.rows for label in labels)}
+    shown = {name.partition(", ")[0] for name in named}
+    found = [r.contents for r in results if r.method["title"] in shown]
+    return dataclasses.replace(table, notes=(*table.notes, *unpublished(found)))
 
 
 def table_shots(results: Sequence[Result]) -> int:

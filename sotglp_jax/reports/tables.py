@@ -7,8 +7,9 @@ from typing import Any
 from sotglp_jax.errors import InputError
 
 ZERO_SHOT = "zero-shot CLIP"  # its accuracy stands beside every method's
-# What the runs of every table differ in; the training images follow from it.
-VARY = ("seed", "train_images_sha256")
+# What the runs of every table differ in; the training images follow from it, and what is
+# unpublished from all else.
+VARY = ("seed", "train_images_sha256", "unpublished")
 # What differs between the methods of a table, but not between the runs of one of them.
 OF_METHOD = ("method", "recipe", "changed")
 # Scores of detection that are not the largest of a method's logits.
@@ -175,7 +176,7 @@ def few_shot(results: Sequence[dict]) -> str:
         column = f"{result['protocol']['shots']}-shot"
         for title, value in _accuracies(result["method"], result["accuracy"]).items():
             cells.setdefault(title, {}).setdefault(column, []).append(value)
-    return _write(_title(results), cells)
+    return _write(results, cells)
 
 
 def transfer(results: Sequence[dict]) -> str:
@@ -187,7 +188,7 @@ def transfer(results: Sequence[dict]) -> str:
         values = [row.get(column, []) for column in others]
         if len({len(x) for x in values}) == 1:
             row["mean of others"] = [statistics.mean(x) for x in zip(*values, strict=True)]
-    return _write(_title(results), cells, notes)
+    return _write(results, cells, notes)
 
 
 def base_to_new(results: Sequence[dict]) -> str:
@@ -198,7 +199,7 @@ def base_to_new(results: Sequence[dict]) -> str:
         if row.keys() >= {"base", "new"}:
             means = [statistics.mean(row[column]) for column in ("base", "new")]
             row["H"] = [statistics.harmonic_mean(means)]
-    return _write(_title(results), cells, notes)
+    return _write(results, cells, notes)
 
 
 def settings(results: Sequence[dict]) -> str:
@@ -212,7 +213,7 @@ def settings(results: Sequence[dict]) -> str:
         )
         for title, value in _accuracies(method, result["accuracy"]).items():
             row.setdefault(title.removeprefix("accuracy, "), []).append(value)
-    return _write(_title(results), cells)
+    return _write(results, cells)
 
 
 TABLES: dict[str, Callable[[Sequence[dict]], str]] = {
@@ -273,7 +274,25 @@ def _title(results: Sequence[dict]) -> str:
     return ", ".join(parts)
 
 
-def _write(title: str, cells: Cells, notes: Notes | None = None) -> str:
+def unpublished(results: Sequence[dict]) -> list[str]:
+    """Returns, by method, what of its settings its authors have not published.
+
+    Args:
+      results: contents of `results.json` files.
+    """
+    said = {}
+    for result in results:
+        protocol = result["protocol"]
+        if sentence := protocol.get("unpublished"):
+            key = result["method"]["title"], sentence
+            said.setdefault(key, []).append(protocol["dataset"])
+    return [
+        f"{title} on {', '.join(dict.fromkeys(sets))}: {sentence}."
+        for (title, sentence), sets in said.items()
+    ]
+
+
+def _write(results: Sequence[dict], cells: Cells, notes: Notes | None = None) -> str:
     """Writes a table; stars lead from cells to their notes below it."""
     notes = notes or {}
     stars = {note: "*" * n for n, note in enumerate(dict.fromkeys(notes.values()), 1)}
@@ -281,14 +300,15 @@ def _write(title: str, cells: Cells, notes: Notes | None = None) -> str:
     widths = [max(len(column), 11) + 2 for column in columns]
     label = max(20, *map(len, cells))
     lines = [
-        title,
+        _title(results),
         " " * (label + 2) + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True)),
     ]
     for name, row in cells.items():
         written = (_cell(row.get(c)) + stars.get(notes.get((name, c)), "") for c in columns)
         line = "".join(f"{x:>{w}}" for x, w in zip(written, widths, strict=True))
         lines.append(f"  {name:<{label}}{line}")
-    return "\n".join([*lines, *(f"{star} {note}" for note, star in stars.items())])
+    lines += [f"{star} {note}" for note, star in stars.items()]
+    return "\n".join(lines + unpublished(results))
 
 
 def _cell(values: list[float] | None) -> str:

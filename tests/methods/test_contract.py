@@ -30,3 +30,21 @@ def test_its_functions_give_what_the_contract_says(loaded, name):
     names = method.tokenize(loaded.tokenizer, NAMES, "a photo of a {}.")
     texts = method.tokenize_fixed(loaded.tokenizer, NAMES)
     Check(method, loaded.params, len(NAMES), loaded.arch.image_size).start(names, texts, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "shots", "protocol", "said"),
+    [
+        ("coop", "eurosat", 16, "few_shot", ""),
+        ("coop", "eurosat", 3, "few_shot", "epochs are published for 1, 2, 4, 8, 16 shots alone"),
+        ("maple", "eurosat", 16, "few_shot", "for few shots of all classes are not published"),
+        ("maple", "eurosat", 16, "base_to_new", ""),
+        ("gallop", "imagenet", 16, "few_shot", ""),
+        ("gallop", "imagenet", 4, "few_shot", "published for 16 shots alone"),
+        ("promptsrc", "digits", 4, "few_shot", "eleven data sets alone"),
+        ("proda", "imagenet", 16, "few_shot", "partly guesses"),
+    ],
+)
+def test_it_says_which_settings_nobody_published(name, dataset, shots, protocol, said):
+    found = methods.load(name).unpublished("official", dataset, shots, protocol)
+    assert said in found and bool(said) == bool(found)

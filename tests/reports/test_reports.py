@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import maps
 from sotglp_jax.inspect import heatmaps, insights
-from sotglp_jax.reports import beyond, figures, formats, paper, report, results
+from sotglp_jax.reports import beyond, figures, formats, paper, report, results, tables
 from sotglp_jax.reports.paper import PUBLISHED
 from sotglp_jax.workdir import write_arrays
 
@@ -244,6 +244,18 @@ def test_scores_of_other_patches_stand_apart(tmp_path):
     rows = paper.detection(results.load(tmp_path)[0]).rows
     found = {labels[2]: row["Average FPR95 ↓"] for labels, row in rows.items()}
     assert found["GL-MCM, value path"] == {0: 40.0} and found["GL-MCM, V-V stream"] == {0: 20.0}
+
+
+def test_settings_that_nobody_published_are_in_the_footnotes(tmp_path):
+    for seed in (1, 2):
+        write(tmp_path, 0.5, seed=seed)
+        coop = write(tmp_path, 0.5, seed=seed, method="coop")
+        change(coop, "protocol", "unpublished", value="guesses")
+    found, warnings = results.load(tmp_path)
+    said = "CoOp on digits: guesses."
+    assert not warnings and paper.accuracy(found).notes[-1] != said
+    assert [table.notes[-1] == said for table in paper.make(found)] == [True, False, False, True]
+    assert tables.few_shot([r.contents for r in found]).splitlines()[-1] == said
 
 
 def test_several_methods_stand_in_every_table(made, runs):
