@@ -309,7 +309,11 @@ def describe(run: Run) -> dict:
         "variant": variant,
         "learns": method.learns,
         "logits": dict(method.logits),
-        "usual": {name: usual[f"method.{name}"] for name in method.options()},
+        "usual": {
+            name: usual[f"method.{name}"]
+            for name in method.options()
+            if name not in method.detection_only
+        },
         "symbols": dict(method.symbols),
     }
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sotglp_jax import methods, study
+from sotglp_jax import clip, methods, study
 from sotglp_jax.data import datasets, loader
 from sotglp_jax.data.catalog import ENTRIES
 from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
+from sotglp_jax.reports.tables import counted
+from sotglp_jax.run import with_shots
+from sotglp_jax.settings import validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,7 @@ def plan(runs: int, left: Sequence[Size]) -> Iterator[str]:
     steps, trained, tested = (
         sum(getattr(x, name) for x in left) for name in ("steps", "trained", "tested")
     )
-    yield f"{runs} runs, {runs - len(left)} of them finished"
+    yield f"{counted(runs, 'run')}, {runs - len(left)} of them finished"
     yield f"to do: {trained:,} training images in {steps:,} steps, {tested:,} images in evaluation"
 
 
@@ -110,10 +113,16 @@ def _outside(config: ConfigDict) -> list[int]:
 
 
 def find_data(configs: Sequence[ConfigDict]) -> None:
-    """Makes sure, before hours of runs, that all data is there; else an `InputError`."""
+    """Makes sure, before hours of runs, that data and CLIP are there and fit; else `InputError`."""
     resolve, unlabelled = functools.cache(datasets.resolve), functools.cache(datasets.unlabelled)
+    load = functools.cache(clip.load)
     for config in configs:
+        validate(config)
+        towers = load(config.clip.name, config.clip.activation, config.clip.heads).towers()
+        method = methods.make(config.method, towers)
         root, partial = config.data.root, config.data.allow_partial
-        resolve(config.dataset, root, allow_partial=partial)
+        dataset = resolve(config.dataset, root, allow_partial=partial)
+        if method.validation:
+            with_shots(config, dataset)  # refuses what has no validation images
         for name in config.ood.sets:
             unlabelled(name, root, partial)

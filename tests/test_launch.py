@@ -298,7 +298,7 @@ def test_a_sweep_ends_with_what_its_studies_end_with(sweeping, monkeypatch, tmp_
     """The report of configs/reproduce.py, the table of others, none of one with a run missing."""
     monkeypatch.setattr(sweeping.reproduce, "write_report", lambda base: print(f"report of {base}"))
     monkeypatch.setattr(sweeping.study, "table", lambda config, runs: f"table of {len(runs)}")
-    configs = ("reproduce.py:suite=demo,table=1", "shots.py", "shots.py:clip=other")
+    configs = ("reproduce.py:suite=demo,table=2", "shots.py", "shots.py:clip=other")
     arguments = [f"--config=configs/{config}" for config in configs] + [f"--workdir={tmp_path}"]
     studies = studies_of(sweeping, *arguments)
     assert sweeping.conclude(studies, []) == 0

@@ -138,6 +138,7 @@ class Method:
       recipes: names of the settings that `recipe` knows, the usual one first.
       variants: ablations by name.
       symbols: the paper's symbols of options that are swept.
+      detection_only: options that change no logits, so that runs with other values are alike.
       learns: whether there is anything to train.
       frozen_images: whether `encode_images` leaves the parameters alone, so that features may come
         from a cache.
@@ -160,6 +161,7 @@ class Method:
     recipes: ClassVar[tuple[str, ...]] = ("official",)
     variants: ClassVar[Mapping[str, Variant]] = {}
     symbols: ClassVar[Mapping[str, str]] = {}
+    detection_only: ClassVar[tuple[str, ...]] = ()
     learns: ClassVar[bool] = True
     frozen_images: ClassVar[bool] = True
     local: ClassVar[str] = ""

@@ -49,6 +49,7 @@ class CoOp(dassl.CrossEntropy):
     title: ClassVar[str] = "CoOp"
     logits: ClassVar[Mapping[str, str]] = {"prompted": ""}
     symbols: ClassVar[Mapping[str, str]] = {"n_ctx": "M"}
+    detection_only: ClassVar[tuple[str, ...]] = ("local",)
     torch_names: ClassVar[Mapping[str, tuple]] = {"ctx": ("ctx", SAME)}
     # The frozen start, name and end of every class's sentence.
     torch_unused: ClassVar[str] = r"token_(prefix|suffix)"

@@ -26,6 +26,7 @@ class ZeroShot(Method):
     title: ClassVar[str] = "zero-shot CLIP"
     logits: ClassVar[Mapping[str, str]] = {"zero_shot": ""}
     recipes: ClassVar[tuple[str, ...]] = ("paper", "official")
+    detection_only: ClassVar[tuple[str, ...]] = ("local",)
     learns: ClassVar[bool] = False
 
     def __post_init__(self):

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 
 from sotglp_jax.reports.paper import (
     ACCURACY,
+    METHOD,
     Numbers,
     Table,
     accuracy_of,
-    at_shots,
+    at_table_shots,
     caption_of,
     cell_of,
-    dataset_title,
+    dataset_titles,
+    said_shots,
     table_shots,
 )
 from sotglp_jax.reports.results import Result, alike, by_method, by_value, grouped, mains, methods
@@ -28,20 +30,20 @@ def make(results: Sequence[Result]) -> list[Table]:
 
 def fusion(results: Sequence[Result]) -> Table:
     """Compares accuracy where the weights of branches are fixed, validated, or learned."""
-    shots, rows = table_shots(results), {}
+    results, rows = at_table_shots([r for r in results if FUSION in r.contents["learned"]]), {}
+    titles = dataset_titles(results)
     for dataset, found in grouped(results).items():
-        for runs in by_method([r for r in found if FUSION in r.contents["learned"]]).values():
-            ways = by_value(alike(runs, shots, FUSION), FUSION)
+        for runs in by_method(found).values():
+            ways = by_value(alike(runs, table_shots(found), FUSION), FUSION)
             for way, same in ways.items() if len(ways) > 1 else ():
-                rows[dataset_title(dataset), same[0].method["title"], way] = _fused(same)
+                rows[titles[dataset], same[0].method["title"], way] = _fused(same)
     columns = tuple(dict.fromkeys(column for numbers in rows.values() for column in numbers))
     return Table(
         "fusion",
-        caption_of(f"Ways to choose λ of the prediction, accuracy in % at {shots} shots", results),
-        ("Data set", "Method", "λ"),
+        _caption("Ways to choose λ of the prediction, accuracy in %", results),
+        ("Data set", METHOD, "λ"),
         columns,
         rows,
-        "column",
         (
             "Best in bold; of equal ones, all.",
             "fixed: as in training; validated: on min(K, 4) validation images per class; learned: "
@@ -49,6 +51,10 @@ def fusion(results: Sequence[Result]) -> Table:
         ),
         tuple(column for column in columns if not column.startswith(ACCURACY)),
     )
+
+
+def _caption(what: str, results: Sequence[Result]) -> str:
+    return caption_of(f"{what}{said_shots(results)}", results) if results else what
 
 
 def _fused(runs: Sequence[Result]) -> Numbers:
@@ -70,21 +76,25 @@ def _share(result: Result, name: str) -> float:
 
 def specialisation(results: Sequence[Result]) -> Table:
     """Shows whether the prompts of a class look at different patches, by method and setting."""
-    shots, rows, said = table_shots(results), {}, []
+    results, rows, said = (
+        at_table_shots([r for r in results if "specialisation" in r.contents]),
+        {},
+        [],
+    )
+    titles = dataset_titles(results)
     for dataset, found in grouped(results).items():
-        found = at_shots([r for r in found if "specialisation" in r.contents], shots)
         for runs in by_method(found).values():
-            own = {title: _numbers(same) for title, same in _compared(runs, shots).items()}
-            rows |= {(dataset_title(dataset), title): numbers for title, numbers in own.items()}
-            said += [f"{dataset_title(dataset)}: {x}" for x in _verdicts(runs, own)]
+            compared = _compared(runs, table_shots(found))
+            own = {title: _numbers(same) for title, same in compared.items()}
+            rows |= {(titles[dataset], title): numbers for title, numbers in own.items()}
+            said += [f"{titles[dataset]}: {x}" for x in _verdicts(runs, own)]
     columns = dict.fromkeys(column for numbers in rows.values() for column in numbers)
     return Table(
         "specialisation",
-        caption_of(f"How the prompts of a class specialise, in % at {shots} shots", results),
-        ("Data set", "Method"),
+        _caption("How the prompts of a class specialise, in %", results),
+        ("Data set", METHOD),
         tuple(columns),
         rows,
-        "column",
         (
             *said,
             "Test images seen by the prompts of their own class. Plan entropy: normalised, 100 is "

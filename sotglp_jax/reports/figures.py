@@ -15,7 +15,6 @@ from sotglp_jax.evaluators import maps
 from sotglp_jax.evaluators.maps import Examples
 from sotglp_jax.reports import gallery, paper
 from sotglp_jax.reports.paper import (
-    MARK,
     Cell,
     accuracy_of,
     at_shots,
@@ -23,6 +22,7 @@ from sotglp_jax.reports.paper import (
     dataset_title,
     logits_rows,
 )
+from sotglp_jax.reports.published import DIFFERENCE, MARK, PUBLISHED
 from sotglp_jax.reports.results import (
     Result,
     by_method,
@@ -38,13 +38,13 @@ from sotglp_jax.reports.tables import OOD_SCORES, ZERO_SHOT
 # Paul Tol's muted colours for the colour-blind; markers and dashes tell lines apart in grey.
 COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933")
 COLOURS += ("#AA4499", "#000000")
-MARKERS = "osD^vPX<>p"
+MARKERS = "osD^vPX<>ph"  # more than there are colours by one, so that pairs stay apart for long
 DASHES = ("-", "--", "-.", ":")
 GREY = "#8A8A8A"
 PUBLISHED_LINE = {"linestyle": (0, (1, 1)), "marker": ""}
 PUBLISHED_MARKERS = "osD^vPX<>phd*1234"
 # Of Figure 3, the first that a method has; GL-MCM as in the paper.
-SCORES = tuple(OOD_SCORES[name] for name in ("gl_mcm", "mcm"))
+SCORES = tuple(OOD_SCORES[name] for name in ("gl_mcm", "lsn", "mcm") if name in OOD_SCORES)
 PANEL = (4.2, 3.2)  # inches
 ROWS = 4  # of Figure 2, if not told otherwise
 LEGEND_ROW = 0.18  # inches
@@ -115,59 +115,86 @@ def _no_maps(name: str, known: Sequence[str]) -> InputError:
 
 def _examples(results: Sequence[Result]) -> dict[str, tuple[str, Examples]]:
     """Returns, by data set, what run is the first that has maps, and its images."""
-    shots = paper.table_shots(results)
     found: dict[str, tuple[str, Examples]] = {}
-    for title, runs in methods(results).items():
-        for run in sorted(runs, key=lambda r: r.seed):
-            if run.shots == shots and run.dataset not in found:
-                if examples := maps.load(run.folder):
-                    found[run.dataset] = f"{title}, {shots} shots, seed {run.seed}", examples
-    return {dataset: found[dataset] for dataset in grouped(results) if dataset in found}
+    for dataset, group in grouped(results).items():
+        usual = paper.table_shots(group)
+        runs = [(title, r) for title, runs in methods(group).items() for r in runs]
+        for title, run in sorted(runs, key=lambda x: (x[1].shots != usual, x[1].seed)):
+            if dataset not in found and (examples := maps.load(run.folder)):
+                found[dataset] = f"{title}, {run.shots} shots, seed {run.seed}", examples
+    return found
 
 
 def _detection(results: Sequence[Result]) -> Iterator[Picture]:
     """Draws Figure 3 of each data set; with published points where it is ImageNet."""
-    rows, styles = paper.detection(results).rows, _styles(results)
-    for title in dict.fromkeys(labels[0] for labels in rows):
-        own = _points({labels[1:]: row for labels, row in rows.items() if labels[0] == title})
+    table, styles = paper.detection(results), _styles(results)
+    for title in dict.fromkeys(labels[0] for labels in table.rows):
+        own = _points({labels[1:]: row for labels, row in table.rows.items() if labels[0] == title})
+        printed = _printed_styles(results, own)
         figure, panels = _panels(2, height=4.0)
         for axes, rate in zip(panels, ("FPR95 ↓", "AUROC ↑"), strict=True):
-            _scatter(axes, own, f"Average {rate}", styles)
+            _scatter(axes, own, f"Average {rate}", styles | printed)
             axes.set(xlabel=f"accuracy on {title} in %", ylabel=f"average {rate} in %")
         _legend(figure)
-        published = f" Grey, {MARK.strip()}: published." if any(MARK in x for x in own) else ""
+        published = f" Hollow or {MARK.strip()}: published." if printed else ""
         yield Picture(
             f"figure3-{_slug(title)}",
             f"Figure 3, {title}: accuracy against FPR95 and AUROC of {SCORES[0]}, or of "
-            f"{SCORES[1]} where a method has no local features, averaged over the "
+            f"{SCORES[-1]} where a method has no local features, averaged over the "
             f"out-of-distribution sets; Table 3 says which patches.{published}",
             figure,
         )
 
 
 def _points(rows: Mapping[tuple[str, str], Mapping]) -> dict[str, Mapping]:
-    """Returns, by method, the row of the score that Figure 3 is of."""
-    found = {method: row for (method, score), row in rows.items() if method.endswith(MARK)}
+    """Returns, by method, the row of the score that Figure 3 is of: of ours, then of the paper's.
+
+    The paper has rows of the same method under several names, of which one is taken too.
+    """
+    found, printed = {}, {}
     for wanted in reversed(SCORES):
-        scores = {labels: labels[1].partition(", ")[0] for labels in rows}
-        found |= {labels[0]: row for labels, row in rows.items() if scores[labels] == wanted}
+        for (method, score), row in rows.items():
+            if score.partition(", ")[0] != wanted or method.endswith(DIFFERENCE):
+                continue
+            if method.endswith(MARK):
+                printed[_printed_method(method)] = method
+            else:
+                found[method] = row
+    kept = {*printed.values()}
+    return found | {method: row for (method, _), row in rows.items() if method in kept}
+
+
+def _printed_method(name: str) -> tuple[str, str]:
+    """Returns the name and the variant of the method that a published row is of."""
+    return tuple(PUBLISHED["table3_rows"][name.removesuffix(MARK)][:2])
+
+
+def _printed_styles(results: Sequence[Result], points: Mapping[str, Mapping]) -> dict[str, dict]:
+    """Returns the styles of published points: hollow ones of ours where there is such a method."""
+    ours = {
+        tuple(r.method[x] for x in ("name", "variant")): t
+        for t, (r, *_) in methods(results).items()
+    }
+    styles, forms, found = _styles(results), iter(PUBLISHED_MARKERS), {}
+    for name in (x for x in points if x.endswith(MARK)):
+        title = ours.get(_printed_method(name))
+        if title in points:
+            found[name] = styles[title] | {"markerfacecolor": "none", "label": "_hollow"}
+            found[name] |= {"markeredgecolor": styles[title]["color"], "markeredgewidth": 1.4}
+        else:
+            found[name] = {"color": GREY, "marker": next(forms), "label": name, "zorder": 1}
     return found
 
 
 def _scatter(axes: Axes, rows: Mapping[str, Mapping], column: str, styles: Mapping) -> None:
-    """Draws our points with standard deviations, and the published ones in grey."""
-    forms = iter(PUBLISHED_MARKERS)
+    """Draws points, ours with standard deviations."""
     for method, row in rows.items():
         if column not in row:
             continue
         (x, dx), (y, dy) = _spread(row[paper.ACCURACY]), _spread(row[column])
-        if method.endswith(MARK):
-            options = {"color": GREY, "markersize": 5, "zorder": 1, "label": method}
-            axes.plot(x, y, next(forms, "."), **options)
-        else:
-            style = styles[method] | {"linestyle": "", "markersize": 9}
-            style["marker"] = style["marker"] or "*"  # zero-shot CLIP is a line elsewhere
-            axes.errorbar(x, y, dy or None, dx or None, elinewidth=0.8, **style)
+        style = {"markersize": 9} | styles[method] | {"linestyle": ""}
+        style["marker"] = style["marker"] or "*"  # zero-shot CLIP is a line elsewhere
+        axes.errorbar(x, y, dy or None, dx or None, elinewidth=0.8, **style)
 
 
 def _shots(results: Sequence[Result]) -> Iterator[Picture]:
@@ -234,8 +261,9 @@ def _told_apart(swept: Sequence[Mapping[float, list[Result]]], free: str) -> lis
 
 def _training(results: Sequence[Result]) -> Iterator[Picture]:
     """Draws loss and accuracy on the training images over the steps, for each data set."""
-    shots, styles = paper.table_shots(results), _styles(results)
-    for dataset in grouped(results):
+    styles = _styles(results)
+    for dataset, group in grouped(results).items():
+        shots = paper.table_shots(group)
         figure, panels = _panels(2)
         for title, found in methods(results).items():
             correct = [f"accuracy_{name}" for name in found[0].method["logits"]]

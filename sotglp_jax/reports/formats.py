@@ -4,9 +4,11 @@ import csv
 import html
 import io
 import re
+import statistics
 from collections.abc import Callable
 
-from sotglp_jax.reports.paper import MARK, MISSING, Cell, Table
+from sotglp_jax.reports.paper import METHOD, MISSING, Cell, Table
+from sotglp_jax.reports.published import MARK
 from sotglp_jax.reports.tables import spread
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -16,6 +18,7 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "±": r"$\pm$",
     "†": r"$^\dagger$",
     "–": "--",
+    "−": "$-$",
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "λ": r"$\lambda$",
@@ -24,9 +27,12 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 }
 
 
-def written(cell: Cell | None) -> str:
-    """Writes mean ± standard deviation, one decimal."""
-    return spread(list(cell.values())) if cell else MISSING
+def written(cell: Cell | None, signed: bool = False) -> str:
+    """Writes mean ± standard deviation, one decimal; of a difference its sign and mean."""
+    if not cell or not signed:
+        return spread(list(cell.values())) if cell else MISSING
+    said = f"{statistics.mean(cell.values()):+.1f}"
+    return "0.0" if said in ("+0.0", "-0.0") else said.replace("-", "−")
 
 
 def _grid(table: Table, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list]:
@@ -36,7 +42,9 @@ def _grid(table: Table, bold: Callable[[str], str], escape: Callable[[str], str]
         [
             *map(escape, labels),
             *(
-                (bold if (labels, c) in best else str)(escape(written(numbers.get(c))))
+                (bold if (labels, c) in best else str)(
+                    escape(written(numbers.get(c), table.signed(labels)))
+                )
                 for c in table.columns
             ),
         ]
@@ -70,7 +78,8 @@ def comma_separated(table: Table) -> str:
     for labels, numbers in table.rows.items():
         cells = []
         for column in table.columns:
-            mean, _, deviation = written(numbers.get(column)).partition(" ± ")
+            text = written(numbers.get(column), table.signed(labels)).replace("−", "-")
+            mean, _, deviation = text.partition(" ± ")
             cells += ["" if mean == MISSING else mean] + [deviation] * (column in spread)
         writer.writerow([*labels, *cells])
     return file.getvalue()
@@ -105,12 +114,12 @@ def latex(table: Table) -> str:
 
 
 def web(table: Table) -> str:
-    """Writes a table element; the name of the method, or else of the data set, heads each row."""
+    """Writes a table element; the name of the method heads each row."""
 
     def escape(text: str) -> str:
         return html.escape(text).replace(MARK, f"&nbsp;{MARK.strip()}")
 
-    labels, heading = len(table.head), min(1, len(table.head) - 1)
+    labels, heading = len(table.head), table.head.index(METHOD)
     head = [f"<th scope=col>{escape(text)}</th>" for text in (*table.head, *table.columns)]
     rows = [[f"<td>{text}</td>" for text in row] for row in _grid(table, _bold, escape)]
     for row in rows:

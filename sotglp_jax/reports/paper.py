@@ -1,20 +1,23 @@
-"""Makes the paper's Tables 1 to 4: our results, and the published numbers beside them."""
+"""Makes the paper's Tables 1 to 4: our results, with the published numbers below them."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
-from sotglp_jax.reports.results import Result, by_method, grouped, mains, methods
-from sotglp_jax.reports.tables import ZERO_SHOT, logits_title, score_title, unpublished
-
-PUBLISHED = json.loads(
-    (Path(__file__).parent.parent / "assets" / "published.json").read_text("utf-8")
+from sotglp_jax.data.catalog import BENCHMARKS
+from sotglp_jax.reports.published import DIFFERENCE, MARK, PUBLISHED
+from sotglp_jax.reports.results import Result, by_method, group_by, grouped, mains, methods
+from sotglp_jax.reports.tables import (
+    OOD_SCORES,
+    ZERO_SHOT,
+    logits_title,
+    score_title,
+    unpublished,
 )
-MARK = " †"  # behind the name of a published row or column
+
 MISSING = "–"
 ACCURACY = "Accuracy"
+METHOD = "Method"  # the head of the labels that say whose a row is
 ZERO_SHOT_NOTE = "zero-shot CLIP: one sentence a class; patches in CLIP's own projection."
 
 Cell = dict[int, float]  # in %, by seed; the one key 0 for what no seed of ours decided
@@ -28,10 +31,9 @@ class Table:
     Attributes:
       name: of its files; "table1" is the paper's Table 1.
       caption: what is shown, and what all runs have in common.
-      head: titles of the label columns.
+      head: titles of the label columns, `METHOD` among them.
       columns: titles of the others; "↓" in one says that less is better.
       rows: cells by labels and column; what is not there is a missing cell.
-      best_of: "row", or "column": among the rows with the same first label.
       notes: below the table.
       unranked: columns without a best.
     """
@@ -41,7 +43,6 @@ class Table:
     head: tuple[str, ...]
     columns: tuple[str, ...]
     rows: dict[tuple[str, ...], Numbers]
-    best_of: str
     notes: tuple[str, ...]
     unranked: tuple[str, ...] = ()
 
@@ -50,15 +51,28 @@ class Table:
         number = self.name.removeprefix("table")
         return self.caption if number == self.name else f"Table {number}: {self.caption}"
 
+    def method(self, labels: tuple[str, ...]) -> str:
+        """The label that says whose a row is."""
+        return labels[self.head.index(METHOD)]
+
+    def signed(self, labels: tuple[str, ...]) -> bool:
+        """Whether a row is of differences, whose sign matters and which no one wins."""
+        return self.method(labels).endswith(DIFFERENCE)
+
     def best(self) -> set[tuple[tuple[str, ...], str]]:
-        """(labels, column) of every cell whose printed mean none of its rivals beats."""
+        """(labels, column) of every cell whose printed mean none of its rivals beats.
+
+        Rivals have the same labels before the method, and are ours or published like the cell.
+        """
         rivals: dict[tuple, dict[tuple, float]] = {}
         for labels, numbers in self.rows.items():
+            if self.signed(labels):
+                continue
+            published = self.method(labels).endswith(MARK)
             for column in numbers.keys() - set(self.unranked):
-                cell = numbers[column]
-                group = (labels, "") if self.best_of == "row" else (labels[0], column)
                 sign = -1 if "↓" in column else 1
-                value = sign * float(f"{statistics.mean(cell.values()):.1f}")
+                value = sign * float(f"{statistics.mean(numbers[column].values()):.1f}")
+                group = (labels[: self.head.index(METHOD)], column, published)
                 rivals.setdefault(group, {})[labels, column] = value
         return {
             cell
@@ -83,7 +97,11 @@ def _with_unpublished(table: Table, results: Sequence[Result]) -> Table:
 
 
 def table_shots(results: Sequence[Result]) -> int:
-    """Returns the shots of Tables 1 to 3: 16 as in the paper, or the most there are instead."""
+    """Returns the shots of Tables 1 to 3: 16 as in the paper, or the most there are instead.
+
+    Args:
+      results: of one data set, since others may have been run with other shots.
+    """
     shots = {r.shots for r in results if r.learns}
     return PUBLISHED["shots"] if PUBLISHED["shots"] in shots or not shots else max(shots)
 
@@ -93,81 +111,113 @@ def at_shots(results: Sequence[Result], shots: int) -> list[Result]:
     return [r for r in results if r.shots == shots or not r.learns]
 
 
+def at_table_shots(results: Sequence[Result]) -> list[Result]:
+    """Returns, of every data set, the runs at its `table_shots`."""
+    return [r for found in grouped(results).values() for r in at_shots(found, table_shots(found))]
+
+
+def said_shots(results: Sequence[Result]) -> str:
+    """Writes the shots of runs that `at_table_shots` gave; "" where data sets differ in them."""
+    shots = {table_shots(found) for found in grouped(results).values()}
+    return f" at {shots.pop()} shots" if len(shots) == 1 else ""
+
+
+def dataset_titles(results: Sequence[Result]) -> dict[str, str]:
+    """Returns the titles of data sets, with their shots where these are not the same of all."""
+    titles = {d: dataset_title(d) for d in grouped(results)}
+    if not said_shots(results):
+        sets = grouped(results).items()
+        titles = {d: f"{titles[d]}, {table_shots(found)} shots" for d, found in sets}
+    return titles
+
+
 def accuracy(results: Sequence[Result]) -> Table:
-    """Makes Table 1: accuracy by data set of CLIP, every method with all its logits, and others."""
-    shots = table_shots(results)
-    published = PUBLISHED["table1"] if shots == PUBLISHED["shots"] else {}
-    columns = _zero_shot(results) | _logits(results, shots) | _published(published, results)
-    return _of_sets(1, f"accuracy in % at {shots} shots", results, columns)
+    """Makes Table 1: accuracy by data set of CLIP and of every method with all its logits."""
+    results = at_table_shots(results)
+    ours, printed = _zero_shot(results) | _logits(results), _published("table1", results)
+    return _of_sets(1, "accuracy in %", results, _beside(ours, printed, _partners(results)))
 
 
 def ablation(results: Sequence[Result]) -> Table:
     """Makes Table 2: accuracy by data set and variant, of methods that have variants here."""
-    shots = table_shots(results)
-    published = PUBLISHED["table2"] if shots == PUBLISHED["shots"] else {}
+    results = at_table_shots(results)
     names = [runs[0].method["name"] for runs in methods(results).values()]
     ablated = [
         r
         for r in results
         if names.count(r.method["name"]) > 1 or r.method["title"] in PUBLISHED["table2"]
     ]
-    columns = _variants(ablated, shots) | _zero_shot(results) | _published(published, results)
-    return _of_sets(2, f"ablation, accuracy in % at {shots} shots", results, columns)
+    ours, printed = _variants(ablated) | _zero_shot(results), _published("table2", results)
+    rows = _beside(ours, printed, {title: title for title in printed})
+    return _of_sets(2, "ablation, accuracy in %", results, rows)
 
 
 def detection(results: Sequence[Result]) -> Table:
-    """Makes Table 3: accuracy, and FPR95 and AUROC of each out-of-distribution set, by score."""
-    shots = table_shots(results)
-    with_scores = grouped([r for r in at_shots(results, shots) if "ood" in r.contents])
+    """Makes Table 3: accuracy, and FPR95 and AUROC of each out-of-distribution set, by score.
+
+    Every number of shots that there are such results of has rows of its own.
+    """
+    with_scores = grouped([r for r in results if "ood" in r.contents])
+    shots = {d: _shots(found) for d, found in with_scores.items()}
+    mixed = len({k for each in shots.values() for k in each}) > 1
     rows: dict[tuple[str, ...], Numbers] = {}
     for dataset, found in with_scores.items():
-        for title, runs in methods(results).items():
-            runs = [r for r in runs if r in found]
-            for score in runs[0].contents["ood"]["scores"] if runs else ():
-                labels = dataset_title(dataset), title, score_title(runs[0].contents, score)
-                rows[labels] = _detected(runs, score)
-        if dataset == "imagenet" and shots == PUBLISHED["shots"]:
-            rows |= _published_detection(ood_sets(found))
+        for k in shots[dataset]:
+            title = dataset_title(dataset) + f", {k} shots" * mixed
+            own = _detected_rows(results, at_shots(found, k), dataset == "imagenet" and k)
+            rows |= {(title, *labels): numbers for labels, numbers in own.items()}
     sets = dict.fromkeys(name for found in with_scores.values() for name in ood_sets(found))
     columns = [c for name in [*sets, "average"] if with_scores for c in _pair(name)]
     plain = any(ZERO_SHOT in labels for labels in rows)
+    said = "" if mixed or not rows else f" at {next(iter(shots.values()))[0]} shots"
     return Table(
         "table3",
-        caption_of(f"accuracy and out-of-distribution detection in % at {shots} shots", results),
-        ("ID data set", "Method", "Score"),
+        caption_of(f"accuracy and out-of-distribution detection in %{said}", results),
+        ("ID data set", METHOD, "Score"),
         (ACCURACY, *columns),
         rows,
-        "column",
         _notes(3, rows, ACCURACY, *columns) + (ZERO_SHOT_NOTE,) * plain,
     )
 
 
 def by_shots(results: Sequence[Result]) -> Table:
-    """Makes Table 4: accuracy by data set, method and number of shots."""
-    shots = sorted({r.shots for r in results if r.learns})
-    cells: dict[tuple[str, str], Numbers] = {}
-    full = mains(results)  # which stand there with all their logits
-    for k in shots:
-        found = _zero_shot(results) | _logits(results, k)
-        found |= {title: x for title, x in _variants(results, k).items() if title not in full}
-        found |= _published_at(k, results)
-        for method, numbers in _averaged(found, results).items():
+    """Makes Table 4: accuracy by data set, method and number of shots.
+
+    A method that has runs at the shots of the other tables alone stands there, unless the paper
+    has it here too.
+    """
+    rows: dict[tuple[str, str], Numbers] = {}
+    for k in reversed(_shots(results)):
+        found = at_shots(results, k)
+        ours = _zero_shot(results) | _logits(found)
+        ours |= {title: x for title, x in _variants(found).items() if title not in mains(found)}
+        own = _beside(ours, _published("table4", results, k), _partners(found))
+        for method, numbers in _averaged(own, results).items():
             for dataset, cell in numbers.items():
-                cells.setdefault((dataset, method), {})[str(k)] = cell
-    order = [*grouped(results), "average"]
+                rows.setdefault((dataset, method), {})[str(k)] = cell
+    order, columns = [*grouped(results), "average"], tuple(map(str, _shots(results)))
+    shared = {title for title, name in _partners(results).items() if name in PUBLISHED["table4"]}
+    usual = {d: str(table_shots(found)) for d, found in grouped(results).items()}
     rows = {
-        (dataset_title(dataset), method): cells[dataset, method]
-        for dataset, method in sorted(cells, key=lambda x: (order.index(x[0]), MARK in x[1]))
+        (dataset_title(dataset), method): dict(reversed(rows[dataset, method].items()))
+        for dataset, method in sorted(rows, key=lambda x: order.index(x[0]))
+        if len(columns) == 1
+        or method in shared
+        or [*rows[dataset, method]] != [usual.get(dataset, columns[-1])]
     }
     return Table(
         "table4",
         caption_of("accuracy in % by number of shots", results),
-        ("Data set", "Method"),
-        tuple(map(str, shots)),
+        ("Data set", METHOD),
+        columns,
         rows,
-        "column",
-        _notes(4, rows, *map(str, shots)),
+        _notes(4, rows, *columns),
     )
+
+
+def _shots(results: Sequence[Result]) -> list[int]:
+    """Returns the shots of the runs, ascending; the paper's where nothing is learned."""
+    return sorted({r.shots for r in results if r.learns}) or [PUBLISHED["shots"]]
 
 
 def dataset_title(name: str) -> str:
@@ -214,20 +264,20 @@ def _zero_shot(results: Sequence[Result]) -> dict[str, Numbers]:
     return {ZERO_SHOT: numbers | alike}
 
 
-def _logits(results: Sequence[Result], shots: int) -> dict[str, Numbers]:
+def _logits(results: Sequence[Result]) -> dict[str, Numbers]:
     """Returns the accuracy by data set of all logits of the methods as they are."""
     found = {
-        row: _by_set(at_shots(runs, shots), lambda r, name=name: accuracy_of(r, name))
+        row: _by_set(runs, lambda r, name=name: accuracy_of(r, name))
         for title, runs in mains(results).items()
         for row, name in logits_rows(title, runs[0].method).items()
     }
     return {title: numbers for title, numbers in found.items() if numbers}
 
 
-def _variants(results: Sequence[Result], shots: int) -> dict[str, Numbers]:
+def _variants(results: Sequence[Result]) -> dict[str, Numbers]:
     """Returns the accuracy by data set of every method and variant."""
     found = {
-        title: _by_set(at_shots(runs, shots), lambda r: r.accuracy)
+        title: _by_set(runs, lambda r: r.accuracy)
         for title, runs in methods(results).items()
         if not runs[0].baseline
     }
@@ -239,35 +289,107 @@ def _by_set(results: Sequence[Result], value: Callable[[Result], float | None]) 
     return {dataset: cell for dataset, cell in cells.items() if cell}
 
 
-def _published(printed: Mapping[str, Mapping[str, float]], results) -> dict[str, Numbers]:
-    """Returns printed numbers of our data sets, and the averages where those are all of theirs."""
-    sets = set(grouped(results))
+def _partners(results: Sequence[Result]) -> dict[str, str]:
+    """Returns the paper's name of each row of ours that it has: methods at their usual settings."""
+    names = {ours: printed for printed, ours in PUBLISHED["methods"].items()}
+    found = {ZERO_SHOT: names["zeroshot"]}
+    for title, runs in mains(results).items():
+        method = runs[0].method
+        if title == method["title"] and method["name"] in names:
+            found[next(iter(logits_rows(title, method)))] = names[method["name"]]
+    return found
+
+
+def _published(table: str, results: Sequence[Result], shots: int = 0) -> dict[str, Numbers]:
+    """Returns printed numbers of our data sets, and the averages where those are all of theirs.
+
+    Args:
+      table: its key; Table 4 has a number for each of some numbers of shots.
+      results: those of other shots than the table's have no printed numbers.
+      shots: the column of Table 4.
+    """
+    sets = {d for d, found in grouped(results).items() if table_shots(found) == PUBLISHED["shots"]}
+    if table == "table4":
+        sets = set(grouped(results)) if shots in PUBLISHED["table4_shots"] else set()
     sets |= {"average"} if sets == PUBLISHED["titles"].keys() else set()
-    found = {
-        method + MARK: {d: {0: x} for d, x in numbers.items() if d in sets}
-        for method, numbers in printed.items()
+    at = PUBLISHED["table4_shots"].index(shots) if table == "table4" and sets else None
+    return {
+        name: {d: {0: x if at is None else x[at]} for d, x in numbers.items() if d in sets}
+        for name, numbers in PUBLISHED[table].items()
+        if sets & numbers.keys()
     }
-    return {method: numbers for method, numbers in found.items() if numbers}
 
 
-def _published_at(shots: int, results: Sequence[Result]) -> dict[str, Numbers]:
-    """Returns the column of the paper's Table 4 for a number of shots."""
-    if shots not in PUBLISHED["table4_shots"]:
-        return {}
-    i = PUBLISHED["table4_shots"].index(shots)
-    printed = {m: {d: x[i] for d, x in sets.items()} for m, sets in PUBLISHED["table4"].items()}
-    return _published(printed, results)
+def _beside(
+    ours: Mapping[str, Numbers], printed: Mapping[str, Numbers], partners: Mapping[str, str]
+) -> dict[str, Numbers]:
+    """Puts below each row of ours what the paper prints, and the difference; then the paper's rest.
+
+    Args:
+      ours: numbers by row.
+      printed: those of the paper, by its names.
+      partners: the paper's names of rows of ours.
+    """
+    rows: dict[str, Numbers] = {}
+    for title, numbers in ours.items():
+        rows[title] = numbers
+        if (name := partners.get(title)) in printed:
+            rows[name + MARK] = printed[name]
+            rows[name + DIFFERENCE] = _difference(numbers, printed[name])
+    return rows | {name + MARK: x for name, x in printed.items() if name + MARK not in rows}
 
 
-def _published_detection(sets: Sequence[str]) -> dict[tuple[str, ...], Numbers]:
-    rows = {}
-    for method, printed in PUBLISHED["table3"].items():
-        numbers = {ACCURACY: {0: printed["accuracy"]}}
-        whole = ["average"] if set(sets) == PUBLISHED["ood_titles"].keys() else []
-        for name in [*(s for s in sets if s in printed), *whole]:
-            numbers |= {c: {0: x} for c, x in zip(_pair(name), printed[name], strict=True)}
-        rows[dataset_title("imagenet"), method + MARK, ""] = numbers
-    return rows
+def _difference(ours: Numbers, printed: Numbers) -> Numbers:
+    """Subtracts means; an average is then taken of the differences, since some are misprinted."""
+    both = [name for name in ours if name in printed and name != "average"]
+    return {c: {0: statistics.mean(ours[c].values()) - printed[c][0]} for c in both}
+
+
+def _detected_rows(
+    results: Sequence[Result], found: Sequence[Result], shots: int
+) -> dict[tuple[str, str], Numbers]:
+    """Returns the rows of one data set and number of shots, by method and score.
+
+    Args:
+      results: of the whole table, for the titles of methods.
+      found: the runs of these rows.
+      shots: of ImageNet's runs, whose published rows may stand there; False of others.
+    """
+    printed = PUBLISHED["table3"] if shots == PUBLISHED["shots"] else {}
+    partners = {tuple(key): name for name, key in PUBLISHED["table3_rows"].items()}
+    rows: dict[tuple[str, str], Numbers] = {}
+    for title, runs in methods(results).items():
+        of_patches = group_by(
+            [r for r in runs if r in found], lambda r: r.contents["ood"].get("local")
+        )
+        for same in of_patches.values():
+            for score in _scores(same[0]):
+                method, said = same[0].method, score_title(same[0].contents, score)
+                rows[title, said] = _detected(same, score)
+                name = partners.get((method["name"], method["variant"], score))
+                if title == method["title"] and name in printed:
+                    theirs = _printed_rates(name, ood_sets(found))
+                    rows[name + MARK, said] = theirs
+                    rows[name + DIFFERENCE, said] = _difference(rows[title, said], theirs)
+    shown = {method for method, _ in rows}
+    left = [name for name in printed if name + MARK not in shown]
+    scores = {n: OOD_SCORES.get(x[2], x[2]) for n, x in PUBLISHED["table3_rows"].items()}
+    return rows | {(n + MARK, scores[n]): _printed_rates(n, ood_sets(found)) for n in left}
+
+
+def _scores(result: Result) -> list[str]:
+    """Returns the scores of a run; MCM where it has none of cosines, so that a dash says so."""
+    found = list(result.contents["ood"]["scores"])
+    return found if {"mcm", "gl_mcm"} & {*found} else ["mcm", *found]
+
+
+def _printed_rates(name: str, sets: Sequence[str]) -> Numbers:
+    printed = PUBLISHED["table3"][name]
+    numbers = {ACCURACY: {0: printed["accuracy"]}}
+    whole = ["average"] if set(sets) == PUBLISHED["ood_titles"].keys() else []
+    for key in [*(s for s in sets if s in printed), *whole]:
+        numbers |= {c: {0: x} for c, x in zip(_pair(key), printed[key], strict=True)}
+    return numbers
 
 
 def _detected(results: Sequence[Result], score: str) -> Numbers:
@@ -275,12 +397,14 @@ def _detected(results: Sequence[Result], score: str) -> Numbers:
     for name in [*ood_sets(results), "average"]:
         for column, key in zip(_pair(name), ("fpr95", "auroc"), strict=True):
             numbers[column] = cell_of(results, lambda r, n=name, k=key: _rate(r, score, n, k))
-    return numbers
+    return {column: cell for column, cell in numbers.items() if cell}
 
 
-def _rate(result: Result, score: str, name: str, key: str) -> float:
+def _rate(result: Result, score: str, name: str, key: str) -> float | None:
     """Returns FPR95 or AUROC of a score and an out-of-distribution set or their average, in %."""
-    found = result.contents["ood"]["scores"][score]
+    found = result.contents["ood"]["scores"].get(score)
+    if found is None:
+        return None
     return 100 * (found["mean"] if name == "average" else found["sets"][name])[key]
 
 
@@ -290,8 +414,11 @@ def _pair(name: str) -> tuple[str, str]:
 
 
 def _averaged(found: Mapping[str, Numbers], results: Sequence[Result]) -> dict[str, Numbers]:
-    """Adds the average over several data sets to the methods that miss none."""
-    sets = list(grouped(results))
+    """Adds the average over the paper's data sets to the rows that miss none of those here.
+
+    Other data sets stand for themselves, and so do those of different shots.
+    """
+    sets = [d for d in grouped(results) if d in BENCHMARKS]
     averages = {
         method: {"average": _average([numbers[d] for d in sets])}
         for method, numbers in found.items()
@@ -308,17 +435,18 @@ def _average(cells: Sequence[Cell]) -> Cell:
 
 
 def _of_sets(
-    number: int, what: str, results: Sequence[Result], columns: Mapping[str, Numbers]
+    number: int, what: str, results: Sequence[Result], rows: Mapping[str, Numbers]
 ) -> Table:
-    """Makes a table with a row for each data set."""
-    columns = _averaged(columns, results)
-    average = ["average"] * any("average" in numbers for numbers in columns.values())
-    rows = {
-        (dataset_title(d),): {title: x[d] for title, x in columns.items() if d in x}
-        for d in [*grouped(results), *average]
+    """Makes a table with a column for each data set."""
+    said, titles = said_shots(results), dataset_titles(results) | {"average": "Average"}
+    rows = _averaged(rows, results) if said else rows
+    shown = [d for d in titles if any(d in numbers for numbers in rows.values())]
+    columns = tuple(titles[d] for d in shown)
+    cells = {
+        (method,): {titles[d]: x[d] for d in shown if d in x} for method, x in rows.items() if x
     }
-    caption, notes = caption_of(what, results), _notes(number, rows, *columns)
-    return Table(f"table{number}", caption, ("Data set",), tuple(columns), rows, "row", notes)
+    caption, notes = caption_of(f"{what}{said}", results), _notes(number, cells, *columns)
+    return Table(f"table{number}", caption, (METHOD,), columns, cells, notes)
 
 
 def caption_of(what: str, results: Sequence[Result]) -> str:
@@ -353,17 +481,19 @@ def _symbols(results: Sequence[Result]) -> list[str]:
 def _notes(number: int, rows: Mapping[tuple[str, ...], Numbers], *columns: str) -> tuple[str, ...]:
     if not rows:
         return ("No run has such results.",)
-    notes = ["Best in bold; of equal ones, all."]
+    notes = ["Best in bold, of ours and of the published each; of equal ones, all."]
     if any(c not in numbers for numbers in rows.values() for c in columns):
-        notes += [f"{MISSING} is missing: there is no such run or published number."]
-    if any(MARK in name for name in [*columns, *(x for labels in rows for x in labels)]):
+        notes += [f"{MISSING} is missing: there is no such run, score or published number."]
+    labels = [label for row in rows for label in row]
+    if any(label.endswith(MARK) for label in labels):
         notes += [f"{MARK.strip()} published: {PUBLISHED['source']} (CLIP {PUBLISHED['clip']})."]
-        shown = [" ".join([*labels, c]) for labels, numbers in rows.items() for c in numbers]
-        averages = any("Average" in text and MARK in text for text in shown)
-        notes += [n for n in PUBLISHED["notes"][str(number)] if averages or "average" not in n]
-    if any("Average" in labels for labels in rows):
+        whole = number == 3 or {*PUBLISHED["titles"].values()} <= {*columns, *labels}
+        notes += [n for n in PUBLISHED["notes"][str(number)] if whole or "average" not in n]
+    if any(label.endswith(DIFFERENCE) for label in labels):
+        notes += [f"{DIFFERENCE.strip()} is ours minus the published, in percentage points."]
+    if "Average" in [*columns, *labels]:
         notes += [
-            "The average is over the data sets shown; of published numbers as printed if those "
-            "are all of the paper's."
+            "The average is over the paper's data sets that are shown; of published numbers as "
+            "printed if those are all of the paper's, of differences their mean."
         ]
     return tuple(notes)

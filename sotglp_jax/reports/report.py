@@ -10,6 +10,7 @@ from sotglp_jax.errors import InputError
 from sotglp_jax.reports import beyond, figures, formats, paper, results
 from sotglp_jax.reports.figures import Picture
 from sotglp_jax.reports.paper import Table
+from sotglp_jax.reports.tables import counted
 
 TABLES = {"md": formats.markdown, "csv": formats.comma_separated, "tex": formats.latex}
 DPI = 160
@@ -53,7 +54,7 @@ def write(folder: Path, out: Path, classes: Sequence[str] = ()) -> list[str]:
     parts = [f"<p class=warning>{html.escape(warning)}</p>" for warning in warnings]
     parts += map(_section, tables)
     parts += [_figure(p, files[f"{p.name}.png"]) for p in pictures]
-    page = _page(f"{len(found)} runs below {folder}", parts)
+    page = _page(f"{counted(len(found), 'run')} below {folder}", parts)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in (files | {"report.html": page.encode()}).items():

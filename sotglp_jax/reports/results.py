@@ -9,6 +9,7 @@ from typing import Any
 
 from sotglp_jax.data.catalog import BENCHMARKS
 from sotglp_jax.errors import InputError
+from sotglp_jax.reports.published import PUBLISHED
 from sotglp_jax.reports.tables import OF_METHOD, VARY, deciding, difference
 from sotglp_jax.workdir import EXECUTION, IMAGES
 
@@ -78,15 +79,22 @@ class Result:
     def changed(self) -> dict:
         """The settings of the method that have not their usual value; a missing one has it."""
         usual = self.method["usual"]
-        return {name: self.setting(name) for name in usual if self.setting(name) != usual[name]}
+        return {x: self.setting(x) for x in usual if self.setting(x) != _hashable(usual[x])}
 
     def setting(self, name: str) -> Any:
         """Returns the value of a setting of the method, the usual one where it is missing."""
-        return self.config.get(f"method.{name}", self.method["usual"].get(name))
+        return _hashable(self.config.get(f"method.{name}", self.method["usual"].get(name)))
+
+
+def _hashable(value: Any) -> Any:
+    """Returns what JSON has as a list as the tuple that it was."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def load(folder: Path) -> tuple[list[Result], list[str]]:
-    """Loads all finished runs below a folder; also gives a sentence on every one left out.
+    """Loads all finished runs below a folder, the paper's methods first and in its order.
+
+    Also gives a sentence on every one left out.
 
     Raises:
       InputError: there is none, or their protocols or settings may not stand in one table.
@@ -102,6 +110,10 @@ def load(folder: Path) -> tuple[list[Result], list[str]]:
     if not results:
         raise _nothing(folder, warnings)
     check(results)
+    order = [*PUBLISHED["methods"].values()]
+    results.sort(
+        key=lambda r: order.index(r.method["name"]) if r.method["name"] in order else len(order)
+    )
     return results, warnings + _repeated(results) + _seed_gaps(results)
 
 

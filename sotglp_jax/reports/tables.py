@@ -43,6 +43,11 @@ def of_run(results: dict) -> str:
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """Writes a number of things, such as "1 run" or "2 runs"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def logits_title(method: Mapping, name: str) -> str:
     """Returns the title of a method's logits, such as "SOT-GLP, global only".
 

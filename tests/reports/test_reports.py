@@ -20,7 +20,7 @@ from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import maps
 from sotglp_jax.inspect import heatmaps, insights
 from sotglp_jax.reports import beyond, figures, formats, paper, report, results, tables
-from sotglp_jax.reports.paper import PUBLISHED
+from sotglp_jax.reports.published import MARK, PUBLISHED
 from sotglp_jax.workdir import write_arrays
 
 NUMBER = r"(?<![\w.=])\d+\.\d(?!\d)"
@@ -41,11 +41,8 @@ METHODS = {
         "symbols": {"n_context": "M"},
         "usual": {"n_context": 16, "per_class": False},
     },
-    "zeroshot": {
-        "title": "zero-shot CLIP",
-        "logits": {"zero_shot": ""},
-        "usual": {"local": "value"},
-    },
+    "linear_probe": {"title": "linear probe", "logits": {"probe": ""}},
+    "zeroshot": {"title": "zero-shot CLIP", "logits": {"zero_shot": ""}},
 }
 VARIANTS = {
     "no_vv": ("w/o V-V attention", {"method.vv": False}),
@@ -92,8 +89,9 @@ def write(
     if ood is not None:
         scores = {"sotglp": ("mcm", "l_mcm", "gl_mcm", "fused", "transport")}
         scores |= {"coop": ("mcm", "prompted"), "zeroshot": ("mcm", "l_mcm", "gl_mcm")}
+        scores |= {"linear_probe": ("probe",)}
         contents["ood"] = detected(ood, scores[method])
-        local = {"sotglp": "vv", "coop": "", "zeroshot": "value"}[method]
+        local = {"sotglp": "vv", "zeroshot": "value"}.get(method, "")
         contents["ood"]["local"] = config.get("method.local", local)
     folder = root / named
     folder.mkdir(parents=True)
@@ -170,56 +168,83 @@ def test_cells_are_means_over_the_seeds_at_the_papers_setting(made):
     cells = rows_of((made / "table1.md").read_text())
     values = [70 + seed for seed in (1, 2, 3)]
     expected = f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
-    assert cells["ImageNet", "SOT-GLP, fused"] == expected
-    assert cells["digits", "SOT-GLP, fused"].strip("*") == "82.0 ± 1.0"  # without the sweep
-    assert cells["digits", "zero-shot CLIP"] == "50.0"
-    # Of every seed the average over the data sets, and then over the seeds.
-    assert cells["Average", "SOT-GLP, global only"].strip("*") == "67.0 ± 1.0"
+    assert cells["SOT-GLP, fused", "ImageNet"] == f"**{expected}**"
+    assert cells["SOT-GLP, fused", "digits"] == "**82.0 ± 1.0**"  # without the sweep
+    assert cells["zero-shot CLIP", "digits"] == "50.0"
     assert "over seeds 1, 2, 3" in (made / "table1.md").read_text()
     shots = rows_of((made / "table4.md").read_text())
-    assert shots["ImageNet SOT-GLP, fused", "4"] == "64.0 ± 2.0"
+    assert shots["ImageNet SOT-GLP, fused", "4"] == "**64.0 ± 2.0**"
     assert shots["ImageNet SOT-GLP †", "4"] == "**72.9**"
+    assert shots["ImageNet SOT-GLP − †", "4"] == "−8.9"
 
 
 def test_missing_cells_are_shown_as_missing(made):
     cells = rows_of((made / "table2.md").read_text())
-    assert cells["ImageNet", "w/o projection"] == "72.0 ± 0.0"
-    for labels in ("digits", "Average"):
-        assert cells[labels, "w/o projection"] == "–"
+    assert cells["w/o projection", "ImageNet"].strip("*") == "72.0 ± 0.0"
+    assert cells["w/o projection", "digits"] == "–"
     cells = rows_of((made / "table1.md").read_text())
-    assert cells["digits", "CoOp †"] == "–" and cells["ImageNet", "CoOp †"] == "71.7"
+    assert cells["CoOp †", "digits"] == "–" and cells["CoOp †", "ImageNet"] == "71.7"
     rows = csv.DictReader((made / "table1.csv").read_text().splitlines())
-    assert {row["Data set"]: row["CoOp †"] for row in rows} == {
-        "ImageNet": "71.7",
-        "digits": "",
-        "Average": "",
-    }
-    assert "& -- &" in (made / "table1.tex").read_text()
+    (row,) = [row for row in rows if row["Method"] == "CoOp †"]
+    assert row["ImageNet"] == "71.7" and row["digits"] == ""
+    assert "& -- " in (made / "table1.tex").read_text()
     assert "– is missing" in (made / "table1.md").read_text()
 
 
-def test_the_best_is_bold():
-    def table(best_of, **columns):
-        rows = {("a", m): {c: {0: x} for c, x in row.items()} for m, row in columns.items()}
-        named = tuple(dict.fromkeys(c for row in columns.values() for c in row))
-        return paper.Table("table1", "T", ("Data set", "Method"), named, rows, best_of, ())
+def test_the_best_is_bold_among_ours_and_among_the_published():
+    def table(head, rows):
+        rows = {labels: {c: {0: x} for c, x in row.items()} for labels, row in rows.items()}
+        named = tuple(dict.fromkeys(c for row in rows.values() for c in row))
+        return paper.Table("table1", "T", head, named, rows, ())
 
     rows = {"x": {"up": 1.04, "down ↓": 7.0}, "y": {"up": 1.0, "down ↓": 5.0}, "z": {"up": 0.9}}
-    best = table("column", **rows).best()
-    assert best == {(("a", "x"), "up"), (("a", "y"), "up"), (("a", "y"), "down ↓")}
-    assert table("row", x={"one": 2.0, "two": 3.0}, y={"one": 1.0}).best() == {(("a", "x"), "two")}
-    assert not table("column", x={"up": 1.0}).best()  # nothing to beat
+    rows |= {"x †": {"up": 3.0}, "y †": {"up": 2.0}, "x − †": {"up": 9.0}}
+    best = table(("Method",), {(name,): row for name, row in rows.items()}).best()
+    assert best == {(("x",), "up"), (("y",), "up"), (("y",), "down ↓"), (("x †",), "up")}
+    rows = {("a", "x"): {"one": 2.0}, ("b", "y"): {"one": 1.0}}
+    assert not table(("Data set", "Method"), rows).best()  # nothing to beat
 
 
 def test_detection_stands_beside_the_published(made):
     cells = rows_of((made / "table3.md").read_text())
-    assert cells["ImageNet SOT-GLP GL-MCM, V-V stream", "Average FPR95 ↓"] == "24.0 ± 2.0"
-    assert (
-        cells["ImageNet w/o projection GL-MCM, V-V stream", "SUN FPR95 ↓"].strip("*")
-        == "10.0 ± 0.0"
-    )
-    assert cells["ImageNet w/o Proj †", "Average AUROC ↑"].strip("*") == "94.2"
+    patches = "GL-MCM, V-V stream"
+    assert cells[f"ImageNet SOT-GLP {patches}", "Average FPR95 ↓"] == "24.0 ± 2.0"
+    assert cells[f"ImageNet SOT-GLP † {patches}", "Average FPR95 ↓"] == "28.1"
+    assert cells[f"ImageNet SOT-GLP − † {patches}", "SUN FPR95 ↓"] == "−7.7"
+    assert cells[f"ImageNet w/o projection {patches}", "SUN FPR95 ↓"] == "**10.0 ± 0.0**"
+    assert cells[f"ImageNet w/o Proj † {patches}", "Average AUROC ↑"] == "**94.2**"
+    assert cells["ImageNet LoCoOp (M) † MCM", "Accuracy"] == "71.5"  # without a run of ours
     assert not [labels for labels, _ in cells if labels.startswith("digits")]
+
+
+def test_each_number_of_shots_has_its_detection_and_a_missing_score_is_a_dash(tmp_path):
+    write(tmp_path, 0.9)
+    write(tmp_path, 0.8, shots=8, ood=0.1)
+    rows = paper.detection(results.load(tmp_path)[0]).rows
+    assert {labels[0] for labels in rows} == {"digits"} and len(rows) == 5
+    write(tmp_path, 0.7, shots=4, ood=0.1, method="linear_probe")
+    table = paper.detection(results.load(tmp_path)[0])
+    assert {labels[0] for labels in table.rows} == {"digits, 4 shots", "digits, 8 shots"}
+    assert list(table.rows["digits, 4 shots", "linear probe", "MCM"]) == [paper.ACCURACY]
+    cells = rows_of(formats.markdown(table))
+    assert cells["digits, 4 shots linear probe MCM", "SUN FPR95 ↓"] == "–"
+    assert cells["digits, 4 shots linear probe largest logit", "SUN FPR95 ↓"] == "10.0"
+
+
+def test_an_average_is_over_the_papers_data_sets_at_the_same_shots_alone(tmp_path):
+    for i, dataset in enumerate(("dtd", "eurosat", "digits")):
+        write(tmp_path, 0.8 + i / 100, dataset=dataset)
+    row = paper.accuracy(results.load(tmp_path)[0]).rows["SOT-GLP, fused",]
+    assert row["Average"][1] == pytest.approx(80.5) and row["digits"] == {1: 82.0}
+    write(tmp_path, 0.9, dataset="ucf101", shots=8)
+    table = paper.accuracy(results.load(tmp_path)[0])
+    assert table.columns == (
+        "DTD, 16 shots",
+        "EuroSAT, 16 shots",
+        "UCF101, 8 shots",
+        "digits, 16 shots",
+    )
+    assert [*table.rows["SOT-GLP †",]] == ["DTD, 16 shots", "EuroSAT, 16 shots"]
 
 
 def test_zero_shot_detects_beside_what_is_trained(tmp_path):
@@ -260,19 +285,17 @@ def test_settings_that_nobody_published_are_in_the_footnotes(tmp_path):
 
 def test_several_methods_stand_in_every_table(made, runs):
     cells = rows_of((made / "table1.md").read_text())
-    assert cells["ImageNet", "CoOp"] == "57.0 ± 1.0" and cells["ImageNet", "CoOp †"] == "71.7"
-    assert cells["digits", "CoOp"] == "–"
+    assert cells["CoOp", "ImageNet"] == "57.0 ± 1.0" and cells["CoOp †", "ImageNet"] == "71.7"
+    assert cells["CoOp − †", "ImageNet"] == "−14.7" and cells["CoOp", "digits"] == "–"
     caption = (made / "table1.md").read_text().splitlines()[0]
-    assert "SOT-GLP: λ = 0.25, K = 10, ε = 0.1; CoOp: M = 16; mean" in caption
-    assert not [
-        column for _, column in rows_of((made / "table2.md").read_text()) if "CoOp" in column
-    ]
+    assert "CoOp: M = 16; SOT-GLP: λ = 0.25, K = 10, ε = 0.1; mean" in caption
+    assert not [row for row, _ in rows_of((made / "table2.md").read_text()) if "CoOp" in row]
     cells = rows_of((made / "table3.md").read_text())
     assert cells["ImageNet CoOp MCM", "SUN FPR95 ↓"] == "30.0 ± 0.0"
     assert not [labels for labels, _ in cells if "CoOp GL-MCM" in labels]
     assert rows_of((made / "table4.md").read_text())["ImageNet CoOp", "4"] == "–"
     titles = list(results.methods(results.load(runs)[0]))
-    assert titles == ["SOT-GLP", "w/o projection", "CoOp", "zero-shot CLIP"]
+    assert titles == ["CoOp", "SOT-GLP", "w/o projection", "zero-shot CLIP"]
 
 
 def learned(root: Path, value: float, weights=(1.0, 0.25), spec=None, **config):
@@ -379,22 +402,23 @@ def test_published_averages_are_right_but_for_the_named_slips():
 def test_published_numbers_are_there_for_their_data_sets_and_shots_alone(tmp_path):
     write(tmp_path / "a", 0.9, dataset="dtd", shots=8)
     table = paper.accuracy(results.load(tmp_path / "a")[0])
-    assert not any(paper.MARK in column for column in table.columns)
+    assert not any(MARK in method for (method,) in table.rows)
     assert "at 8 shots" in table.title and "seed 1" in table.title
     for i, name in enumerate(PUBLISHED["titles"]):
         write(tmp_path / "b", 0.5 + i / 100, dataset=name)
     table = paper.accuracy(results.load(tmp_path / "b")[0])
-    assert table.rows[("Average",)]["CLIP †"] == {0: 75.7}  # as printed
-    assert list(table.rows)[:2] == [("ImageNet",), ("Caltech101",)]  # in the paper's order
+    assert table.rows["CLIP †",]["Average"] == {0: 75.7}  # as printed
+    assert table.rows["CLIP − †",]["Average"][0] == pytest.approx(50 - 64.8, abs=0.05)
+    assert table.columns[:2] == ("ImageNet", "Caltech101")  # in the paper's order
 
 
 def test_runs_that_learned_nothing_make_a_report_too(tmp_path):
     write(tmp_path, 0.0, dataset="eurosat", shots=0, seed=0, method="zeroshot")
     found, warnings = results.load(tmp_path)
     first, _, _, last = paper.make(found)
-    assert first.rows["EuroSAT",]["zero-shot CLIP"] == {0: 50.0} and not warnings
-    assert first.rows["EuroSAT",]["SOT-GLP †"] == {0: 91.7}
-    assert last.notes == ("No run has such results.",) and figures.make(found) == []
+    assert first.rows["zero-shot CLIP",] == {"EuroSAT": {0: 50.0}} and not warnings
+    assert first.rows["SOT-GLP †",]["EuroSAT"] == {0: 91.7}
+    assert ("EuroSAT", "zero-shot CLIP") in last.rows and figures.make(found) == []
     assert all(write_as(last) for write_as in (*report.TABLES.values(), formats.web))
 
 
@@ -429,9 +453,9 @@ def test_an_odd_run_of_one_data_set_hides_no_other(tmp_path):
         write(tmp_path, 0.1, dataset="dtd", **{"method.n_local": n})
     found, warnings = results.load(tmp_path)
     table = paper.accuracy(found)
-    for row in ("DTD", "EuroSAT", "Average"):
-        assert formats.written(table.rows[row,]["SOT-GLP, fused"]) == "80.0 ± 0.0"
-    assert "SOT-GLP, n_local=2" in paper.ablation(found).columns
+    for column in ("DTD", "EuroSAT", "Average"):
+        assert formats.written(table.rows["SOT-GLP, fused",][column]) == "80.0 ± 0.0"
+    assert ("SOT-GLP, n_local=2",) in paper.ablation(found).rows
     assert len(warnings) == 3  # those have one seed
 
 
@@ -444,7 +468,7 @@ def test_a_repeated_run_counts_once_and_missing_seeds_are_said(tmp_path):
     change(tmp_path / "z-other", "accuracy", "fused", value=0.1)
     write(tmp_path, 0.7, **{"data.classes": "base"})
     found, warnings = results.load(tmp_path)
-    assert formats.written(paper.ablation(found).rows[("digits",)]["SOT-GLP"]) == "81.5 ± 0.7"
+    assert formats.written(paper.ablation(found).rows["SOT-GLP",]["digits"]) == "81.5 ± 0.7"
     assert len(warnings) == 3 and "no runs of half the classes" in warnings[0]
     assert "z-other are the same run with other accuracies" in warnings[1]
     assert (
@@ -470,7 +494,7 @@ def test_a_setting_that_an_older_run_lacks_has_its_usual_value(tmp_path):
     (older / "results.json").write_text(json.dumps(contents))
     found, warnings = results.load(tmp_path)
     assert warnings == []
-    assert formats.written(paper.accuracy(found).rows["digits",]["SOT-GLP, fused"]) == "85.0 ± 7.1"
+    assert formats.written(paper.accuracy(found).rows["SOT-GLP, fused",]["digits"]) == "85.0 ± 7.1"
 
 
 def test_a_recipe_may_train_longer_with_more_shots(tmp_path):
@@ -552,9 +576,9 @@ def test_figures_have_no_overlapping_text(runs):
         for (a, one), (b, other) in itertools.combinations(boxes, 2):
             assert not one.padded(-0.5).overlaps(other), (picture.name, a, b)
     (legend,) = pictures[0].figure.legends
-    names = [text.get_text() for text in legend.get_texts()]
-    ours = ["SOT-GLP", "w/o projection", "CoOp"]
-    assert names == [*(f"{name} †" for name in PUBLISHED["table3"]), *ours]
+    names = {text.get_text() for text in legend.get_texts()}
+    assert {"CoOp", "SOT-GLP", "w/o projection", "GalLoP †", "CLIP (GL) †", "w/o V-V †"} < names
+    assert not {"CoOp †", "SOT-GLP †", "CLIP (MCM) †", "LoCoOp (M) †"} & names  # once each
 
 
 def test_a_curve_is_of_runs_that_differ_in_just_that(tmp_path):
