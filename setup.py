@@ -1,4 +1,4 @@
-"""Installation: python -m pip install -e . (extras: test, parity, torch, heif, tfds)."""
+"""Installation: python -m pip install . (extras: see the end)."""
 
 import re
 from pathlib import Path
@@ -45,14 +45,33 @@ setup(
     name="sotglp_jax",
     version=VERSION,
     description="Local-global prompt learning for CLIP via sparse optimal transport, in JAX",
+    long_description=Path("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="CLIP, prompt learning, few-shot, optimal transport, JAX, Flax",
+    project_urls={"Authors' code": "https://github.com/Deniz2304988/SOT-GLP"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.11.4",  # tarfile's filters, which keep members inside their folder
-    packages=find_packages(include=["sotglp_jax*"]),
-    # Puts the clone itself on the path of an editable install, so that configs/ imports anywhere.
-    package_dir={"": "."},
+    packages=find_packages(include=["sotglp_jax*"]),  # configs by the link to them
     package_data={
         "sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/*.txt", "assets/tiny_clip/*"]
     },
     install_requires=REQUIRED,
-    extras_require={"test": TEST, "parity": PARITY, "torch": TORCH, "heif": HEIF, "tfds": TFDS},
+    extras_require={
+        **{device: [f"jax[{device}]"] for device in ("cuda12", "cuda13", "tpu")},
+        "tfds": TFDS,
+        "heif": HEIF,
+        "torch": TORCH,
+        "test": TEST,
+        "parity": PARITY,
+    },
 )

@@ -8,8 +8,8 @@ The digits come with their out-of-distribution sets, ImageNet with the field's.
 
 from ml_collections import ConfigDict
 
-from configs import common, ood
 from sotglp_jax import methods
+from sotglp_jax.configs import common, ood
 
 
 def get_config(arg: str = "") -> ConfigDict:

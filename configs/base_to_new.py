@@ -8,7 +8,7 @@ prompts is shared by all classes (--config.method.class_specific=False).
 
 from ml_collections import ConfigDict
 
-from configs import common
+from sotglp_jax.configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:

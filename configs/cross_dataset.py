@@ -8,7 +8,7 @@ The field's way is ImageNet and the ten other benchmarks, which is the default.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from sotglp_jax.configs import common
 from sotglp_jax.data.catalog import BENCHMARKS
 
 

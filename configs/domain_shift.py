@@ -7,7 +7,7 @@ The classes are ImageNet's, so their local prompts are used; A and R are 200-way
 
 from ml_collections import ConfigDict
 
-from configs import common
+from sotglp_jax.configs import common
 from sotglp_jax.data.catalog import SHIFTS
 
 

@@ -6,6 +6,6 @@
 The paper's 16-shot accuracy on EuroSAT with ViT-B/16 is 91.7 %.
 """
 
-from configs.common import get_config
+from sotglp_jax.configs.common import get_config
 
 __all__ = ["get_config"]

@@ -8,7 +8,7 @@ The paper's means over the four sets of ImageNet are 28.1 % FPR95 and 93.2 % AUR
 
 from ml_collections import ConfigDict
 
-from configs import common
+from sotglp_jax.configs import common
 from sotglp_jax.data.catalog import OOD
 from sotglp_jax.data.drawn import KINDS
 

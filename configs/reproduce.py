@@ -15,8 +15,8 @@ import re
 
 from ml_collections import ConfigDict
 
-from configs import common, ood
 from sotglp_jax import methods
+from sotglp_jax.configs import common, ood
 from sotglp_jax.data.catalog import BENCHMARKS
 from sotglp_jax.errors import InputError
 from sotglp_jax.reports.published import PUBLISHED

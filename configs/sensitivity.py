@@ -6,7 +6,7 @@ python -m sotglp_jax.main --config=configs/sensitivity.py:dataset=imagenet,clip=
 
 from ml_collections import ConfigDict
 
-from configs import common
+from sotglp_jax.configs import common
 from sotglp_jax.settings import flatten
 
 VALUES = {

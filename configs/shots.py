@@ -7,7 +7,7 @@ What is finished is not run again; shots=4 or seed=1 in the string leaves the ot
 
 from ml_collections import ConfigDict
 
-from configs import common
+from sotglp_jax.configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:

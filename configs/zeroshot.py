@@ -7,7 +7,7 @@ The paper's zero-shot accuracy on EuroSAT with ViT-B/16 is 48.3 %.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from sotglp_jax.configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -6,10 +6,12 @@ Flags only; everything heavy is imported after they are known to be sound.
 import difflib
 from collections.abc import Sequence
 from logging import Formatter, LogRecord
+from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from sotglp_jax import configs
 from sotglp_jax.errors import InputError, mend, run_command
 
 config_flags.DEFINE_config_file(
@@ -36,11 +38,9 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     Raises:
       InputError: anything is wrong with the flags.
     """
-    for path in (a.removeprefix("--config=") for a in argv if a.startswith("--config=")):
-        if not path.partition(":")[0].endswith(".py"):
-            raise InputError(f"--config={path} is no Python file: configs/fewshot.py is a start.")
+    argv = ["--help" if argument == "-h" else locate(argument) for argument in argv]
     try:
-        rest = values(["--help" if argument == "-h" else argument for argument in argv])
+        rest = values(argv)
         _ = values.config and values.config.keys()  # a failure to load is kept until here
     except flags.Error as error:
         raise InputError(f"{str(error).splitlines()[0]}; --help lists the flags.") from None
@@ -55,6 +55,28 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     if given := values.config and config_flags.get_override_values(values["config"]):
         _check_overrides(given)
     return rest
+
+
+def locate(argument: str) -> str:
+    """An argument; of --config=configs/NAME.py, where no such file is, with the package's own.
+
+    Raises:
+      InputError: it names no file.
+    """
+    flag, _, config = argument.partition("=")
+    name, colon, arg = config.partition(":")
+    if flag != "--config":
+        return argument
+    if not name.endswith(".py"):
+        raise InputError(f"{argument} is no Python file: configs/fewshot.py is a start.")
+    if Path(name).is_file():
+        return argument
+    own = {f"configs/{x.name}": x for x in Path(configs.__file__).parent.glob("[!_]*.py")}
+    if name not in own:
+        near = difflib.get_close_matches(name, own, 1)
+        listed = ", ".join([*near, *sorted(own.keys() - {*near, "configs/common.py"})])
+        raise InputError(f"{argument}: no file {name} is here; the package has {listed}.")
+    return f"{flag}={own[name]}{colon}{arg}"
 
 
 def _refuse_key(argv: Sequence[str]) -> None:

@@ -127,7 +127,7 @@ def differing(theirs: dict, ours: dict, ignored: Iterable[str] = ()) -> list[str
 
 def defaults(chosen: Mapping) -> dict:
     """Returns today's flat settings for what flat settings choose by name, nothing else changed."""
-    from configs import common  # which makes configurations of this package's parts
+    from sotglp_jax.configs import common  # which makes configurations of this package's parts
 
     given = {name: chosen[key] for key, name in CHOSEN_BY_NAME.items() if key in chosen}
     return flatten(common.make(**given))

@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from configs import common
 from sotglp_jax import cache, features
+from sotglp_jax.configs import common
 from sotglp_jax.data import loader
 from sotglp_jax.data.sources import Source
 from sotglp_jax.devices import sharding

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs import shots
 from sotglp_jax import study
+from sotglp_jax.configs import shots
 from sotglp_jax.errors import InputError
 from sotglp_jax.settings import flatten
 

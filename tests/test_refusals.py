@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from configs import common
+from sotglp_jax.configs import common
 from sotglp_jax.errors import InputError
 from sotglp_jax.main import load
 from sotglp_jax.settings import flatten, validate
@@ -47,7 +47,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(main, arguments, said, tmp_pa
         (["--config=configs/fewshot.py:seed=-1"], "seed=-1 is too small"),
         (["--config=configs/fewshot.py", "--config.method.context="], "has 0 tokens"),
         (["--config=configs/fewshot.py", "--config.data.crop_scale=('a','b')"], "two shares"),
-        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+        (
+            ["--config=configs/nothing.py"],
+            "no file configs/nothing.py is here; the package has c",
+        ),
+        (["--config=configs/fewshots.py"], "the package has configs/fewshot.py, configs/ablation"),
+        (["--config=mine/fewshot.py"], "no file mine/fewshot.py is here"),
         (
             ["--config=configs/fewshot.py:sots=1"],
             "the keys are dataset, shots, seed, clip, method, recipe",
@@ -113,6 +118,17 @@ def test_values_out_of_range_are_refused(key, value, said):
 )
 def test_run_folders_are_named_after_the_configuration(arg, folder):
     assert str(default_path(common.get_config(arg))) == f"runs/{folder}"
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+def test_a_configuration_that_is_here_wins_over_the_packages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load("configs/shots.py:seed=7", ["--config.train.lr=0.5"]).train.lr == 0.5
+    (tmp_path / "configs").mkdir()
+    own = "from sotglp_jax.configs.common import get_config as common\n"
+    own += "def get_config(arg=''):\n    return common('shots=3')\n"
+    (tmp_path / "configs" / "shots.py").write_text(own)
+    assert load("configs/shots.py:seed=7", []).shots == 3
 
 
 def test_recipe_official_is_the_scripts():

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from configs import ood
-from configs import reproduce as config_file
 from sotglp_jax import reproduce, study
+from sotglp_jax.configs import ood
+from sotglp_jax.configs import reproduce as config_file
 from sotglp_jax.data.catalog import BENCHMARKS, ENTRIES
 from sotglp_jax.errors import InputError
 from sotglp_jax.settings import flatten

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.common import get_config
+from sotglp_jax.configs.common import get_config
 from sotglp_jax.methods.contract import Stage
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.optimizers import sgd

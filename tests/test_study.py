@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common, sensitivity, shots
 from sotglp_jax import study as studies
+from sotglp_jax.configs import common, sensitivity, shots
 from sotglp_jax.data import datasets
 from sotglp_jax.data.sources import choose_classes
 from sotglp_jax.errors import InputError

@@ -9,9 +9,9 @@ import optax
 import pytest
 import steps
 
-from configs import common
 from sotglp_jax import clip, evaluate, features, train
 from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.configs import common
 from sotglp_jax.devices import sharding
 from sotglp_jax.run import prepare
 from sotglp_jax.schedules import learning_rate

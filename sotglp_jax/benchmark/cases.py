@@ -26,11 +26,11 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from configs import common
 from sotglp_jax import clip, methods, optimizers
 from sotglp_jax.benchmark import flops
 from sotglp_jax.clip.config import Stated
 from sotglp_jax.clip.tokenizer import Tokenizer
+from sotglp_jax.configs import common
 from sotglp_jax.data import digits, loader, speed
 from sotglp_jax.data.sources import Dataset, Source
 from sotglp_jax.devices import memory, sharding

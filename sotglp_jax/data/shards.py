@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from etils import epath
-from grain.sources import ArrayRecordDataSource
 
 from sotglp_jax.errors import InputError
 
@@ -105,6 +104,8 @@ class Records:
     """
 
     def __init__(self, files: Sequence[str]):
+        from grain.sources import ArrayRecordDataSource
+
         self._source = ArrayRecordDataSource(files)
 
     def __len__(self) -> int:

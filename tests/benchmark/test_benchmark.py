@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common
 from sotglp_jax.benchmark import cases as benchmark
+from sotglp_jax.configs import common
 from sotglp_jax.devices import sharding
 from sotglp_jax.errors import InputError
 

@@ -4,7 +4,6 @@ import hashlib
 import http.server
 import io
 import json
-import runpy
 import subprocess
 import sys
 import tarfile
@@ -13,7 +12,6 @@ import zipfile
 
 import pytest
 from conftest import ROOT
-from packaging.specifiers import SpecifierSet
 
 from sotglp_jax.data import fetch
 from sotglp_jax.data.catalog import Download, Entry
@@ -163,16 +161,6 @@ def test_no_member_leaves_the_folder(server, tmp_path, kind):
     except InputError as error:
         assert "cannot be unpacked" in str(error) and not (root / "set" / "images").exists()
     assert not [p for p in tmp_path.rglob("evil.txt") if not p.is_relative_to(root / "set")]
-
-
-def test_pythons_without_tar_filters_are_not_asked_to_install(monkeypatch):
-    setuptools = pytest.importorskip("setuptools")
-    given = {}
-    monkeypatch.setattr(setuptools, "setup", given.update)
-    monkeypatch.chdir(ROOT)
-    runpy.run_path("setup.py")
-    supported = SpecifierSet(given["python_requires"])
-    assert [*supported.filter(["3.11.3", "3.11.4", "3.12.0"])] == ["3.11.4", "3.12.0"]
 
 
 def test_the_command_says_what_is_there_and_what_is_left(tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from configs import common
 from sotglp_jax import Classifier, methods, study
+from sotglp_jax.configs import common
 from sotglp_jax.data import datasets, digits, fewshot
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.linear_probe import fitter

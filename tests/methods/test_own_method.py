@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 from safetensors.numpy import load_file
 
-from configs import common
 from sotglp_jax import Classifier, methods, predict, study
+from sotglp_jax.configs import common
 from sotglp_jax.data import digits
 from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError

@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 from safetensors.numpy import load_file
 
-from configs import common
 from sotglp_jax import Classifier, exchange, predict, study
+from sotglp_jax.configs import common
 from sotglp_jax.data import digits, loader
 from sotglp_jax.devices import programs
 from sotglp_jax.errors import InputError

@@ -17,8 +17,8 @@ from conftest import ROOT
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from configs import common
 from sotglp_jax import Classifier, export, predict, study
+from sotglp_jax.configs import common
 from sotglp_jax.data import digits, pictures
 from sotglp_jax.errors import InputError
 from sotglp_jax.trained import finished

@@ -13,9 +13,9 @@ from conftest import ROOT
 from parities import sotglp
 from safetensors.numpy import load_file, save_file
 
-from configs import common
 from sotglp_jax import evaluate, exchange, workdir
 from sotglp_jax.checkpoint import Checkpoints
+from sotglp_jax.configs import common
 from sotglp_jax.devices import programs
 from sotglp_jax.errors import InputError
 from sotglp_jax.inspect import command as inspect

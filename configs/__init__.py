@@ -1,0 +1,1 @@
+"""The studies, a file each, and `common`, which makes their configurations."""
