@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import os
-import shutil
 import subprocess
 import sys
 
@@ -101,13 +100,3 @@ def test_help_is_no_error_and_output_may_be_ascii():
     show = "from sotglp_jax.errors import run_command; run_command(lambda _: print('é \\udce9'))"
     code, out, err = ended("-c", show, PYTHONIOENCODING="ascii", LC_ALL="C")
     assert (code, out) == (0, "\\xe9 \\udce9\n"), err
-
-
-def test_too_little_shared_memory_is_told_before_a_worker_dies(tmp_path, monkeypatch):
-    usage = shutil.disk_usage("/")._replace(free=64_000_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(loader, "SHARED", tmp_path)
-    batches = loader.test_batches(range(64), image_size=8, batch_size=32, workers=0)
-    assert batches is not None  # no worker, no shared memory
-    with pytest.raises(InputError, match="--config.data.workers=0"):
-        loader.test_batches(range(64), image_size=224, batch_size=64, workers=8)

@@ -1,14 +1,17 @@
 """Batches from sources, by grain: deterministic, and resumed by position alone."""
 
+import collections
 import concurrent.futures
 import dataclasses
-import gc
+import functools
+import itertools
+import multiprocessing
 import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +27,7 @@ from sotglp_jax.methods.contract import PADDING
 # {"image": uint8 (B, R, R, 3), "label": int32 (B,)}; the label of padding is PADDING.
 Batch = dict[str, np.ndarray]
 
-
-SHARED = Path("/dev/shm")  # Linux's shared memory
-BATCHES = 3  # of a worker there at most: at work, waiting, and handed over
+AHEAD = 2  # batches of a worker that are made before they are asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +90,6 @@ class _Batches:
 
     def __len__(self) -> int:
         return self.steps * self.epochs
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the images of a batch."""
-        return len(self.rows) * self.image_size**2 * 3
 
     def __getitem__(self, index: int) -> Batch:
         """A short batch is filled up with black images labelled `PADDING`."""
@@ -186,32 +182,40 @@ def test_batches(
 def _iterate(batches: _Batches, workers: int, start: int = 0) -> Iterator[Batch]:
     import grain
 
+    if workers:
+        return _from_workers(batches, workers, start)
     threads = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=4)
-    dataset = grain.MapDataset.source(batches)[start:].to_iter_dataset(threads)
-    if not workers:
-        return iter(dataset)
-    _check_shared_memory(workers, batches.nbytes)
-    options = grain.MultiprocessingOptions(num_workers=workers)
-    return _from_workers(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
+    return iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(threads))
 
 
-def _check_shared_memory(workers: int, size: int) -> None:
-    """Makes sure that batches of `size` bytes fit where workers hand them over.
-
-    A worker that finds no room there dies of SIGBUS, which names nothing.
-
-    Raises:
-      InputError: they do not fit.
-    """
-    if not SHARED.is_dir():
-        return
-    free, needed = shutil.disk_usage(SHARED).free, workers * BATCHES * size
-    if free < needed:
+def _from_workers(batches: _Batches, workers: int, start: int) -> Iterator[Batch]:
+    """Batches through pipes: shared memory is small in containers, and outlives killed workers."""
+    pool, indices = _pool(batches, workers), iter(range(start, len(batches)))
+    submit = functools.partial(pool.submit, _batch)
+    try:
+        waiting = collections.deque(map(submit, itertools.islice(indices, AHEAD * workers)))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(map(submit, itertools.islice(indices, 1)))
+    except BrokenProcessPool:
         raise InputError(
-            f"{SHARED} has {free / 1e6:.0f} MB free, but {workers} workers hand over batches of "
-            f"{size / 1e6:.1f} MB, up to {needed / 1e6:.0f} MB, there: give a container more with "
-            "--shm-size, or set --config.data.workers=0 or a smaller --config.train.batch_size."
-        )
+            f"one of {workers} workers that decode images was killed, as the system does where "
+            "memory is short: set --config.data.workers to fewer, or to 0."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pool(batches: _Batches, workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    options = {"initializer": _start_worker, "initargs": (batches,)}
+    try:
+        context = multiprocessing.get_context("spawn")
+        return concurrent.futures.ProcessPoolExecutor(workers, context, **options)
+    except OSError as error:  # of the semaphores, which Linux keeps in /dev/shm
+        raise InputError(
+            f"no workers can be started to decode images ({error.strerror}): make a little room in "
+            "/dev/shm, or set --config.data.workers=0."
+        ) from None
 
 
 def cores() -> int:
@@ -221,33 +225,23 @@ def cores() -> int:
     return min(os.cpu_count() or 1, 16)
 
 
-def _start_worker(_index: int, _count: int) -> None:
+def _start_worker(batches: _Batches) -> None:
     """Leaves Ctrl-C and SIGTERM, which reach the whole group, to the parent, and ends with it."""
+    global _batches
+    _batches = batches
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _batch(index: int) -> Batch:
+    return _batches[index]
 
 
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
-
-
-def _from_workers(dataset) -> Iterator[Batch]:
-    """Copies batches out of the memory that is shared with the workers, and sees it freed.
-
-    A device may use an array for as long as the process lives, and grain's iterator is a cycle.
-    """
-    iterator = iter(dataset)
-    try:
-        for batch in iterator:
-            yield {key: np.array(x) for key, x in batch.items()}
-    finally:
-        iterator.close()
-        iterator = batch = None
-        gc.collect()
-        time.sleep(0.1)  # a thread of grain's frees it; unfreed at exit, Python warns of a leak
 
 
 def unreadable(sources: list[Source]) -> list[tuple[Path, str]]:

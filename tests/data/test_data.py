@@ -1,9 +1,12 @@
 """Sources, samplers, transforms and batches."""
 
+import errno
 import io
 import json
+import multiprocessing
 import random
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,6 +323,32 @@ def test_training_batches_drop_the_rest_and_resume_by_position(folder):
     other = batches(source, seed=2)
     assert any((a["image"] != b["image"]).any() for a, b in zip(whole, other, strict=True))
     assert any((a["label"] != b["label"]).any() for a, b in zip(whole[:3], whole[3:6], strict=True))
+
+
+def test_workers_give_the_same_batches_and_leave_nothing_behind(folder):
+    source = datasets.resolve(str(folder)).train
+    options = {"image_size": 8, "batch_size": 2}
+    found = loader.test_batches(source, **options, workers=1)
+    expected = list(loader.test_batches(source, **options, workers=0))
+    same([next(found) for _ in range(3)], expected[:3])
+    assert "/dev/shm/psm_" not in Path("/proc/self/maps").read_text()  # Python's shared memory
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(InputError, match="set --config.data.workers to fewer"):
+        list(found)
+    assert not multiprocessing.active_children()
+
+
+def test_a_machine_that_gives_no_semaphores_is_told(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    batches = loader.test_batches(
+        datasets.resolve(str(folder)).test, image_size=8, batch_size=2, workers=1
+    )
+    with pytest.raises(InputError, match="set --config.data.workers=0"):
+        next(batches)
 
 
 def test_two_processes_share_the_rows_of_the_same_batches(folder):
