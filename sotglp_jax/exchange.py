@@ -45,7 +45,9 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     names = run.names_on(sharding.make_mesh(1), run.method)
     state = init_state(run, run.frozen, names, run.total_steps)
     shapes = {name: x.shape for name, x in state["params"].items()}
-    found = official.from_official(run.method, tensors, shapes)
+    frozen = official.frozen(tensors, run.arch)
+    learned = {name: x for name, x in tensors.items() if name not in frozen}
+    found = official.from_official(run.method, learned, shapes)
     state["params"] = jax.tree.map(jnp.asarray, found)
     if "average" in state:
         state["average"] = state["params"]
@@ -54,7 +56,9 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     checkpoints = Checkpoints(run.workdir, create=True)
     checkpoints.save(run.total_steps, state, {"train_seconds": 0.0})
     checkpoints.close()
-    if unused := sorted(x for x in tensors if re.fullmatch(run.method.torch_unused, x)):
+    if frozen:
+        print(f"left out: {len(frozen)} of the frozen CLIP's tensors")
+    if unused := sorted(x for x in learned if re.fullmatch(run.method.torch_unused, x)):
         print(f"left out, since no score depends on them: {', '.join(unused)}")
     print(f"run folder: {run.workdir}, to be evaluated by sotglp_jax.main with the same --config")
 

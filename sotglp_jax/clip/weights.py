@@ -415,6 +415,17 @@ def port(
     return unflatten_dict(tree, sep="/")
 
 
+def openai_names(arch: Architecture) -> set[str]:
+    """The names of all tensors of a CLIP of these dimensions, as OpenAI has them."""
+    blocks = ((OPENAI.vision_block, arch.vision_layers), (OPENAI.text_block, arch.text_layers))
+    return {name for name, _ in OPENAI.outside.values()} | {
+        prefix.format(i) + name
+        for prefix, layers in blocks
+        for i in range(layers)
+        for name, _ in OPENAI.block.values()
+    }
+
+
 def fingerprint(params: dict) -> str:
     """SHA-256 over all weights of our tree, whatever file and layout they came from."""
     digest = hashlib.sha256()

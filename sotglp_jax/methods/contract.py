@@ -150,7 +150,7 @@ class Method:
       torch_names: for each parameter its name in the authors' code, or a function that names each
         of its rows where these are tensors of their own; and a pair of functions that bring an
         array, and a shape, into their layout and back (`clip.weights.SAME`, `TRANSPOSE`).
-      torch_unused: regular expression of tensors there that no score depends on.
+      torch_unused: regular expression of tensors there, but CLIP's own, that no score depends on.
       note: what a table says of results that this method stands in for another one with.
     """
 

@@ -13,10 +13,10 @@ from conftest import ROOT
 from parities import sotglp
 from safetensors.numpy import load_file, save_file
 
-from sotglp_jax import evaluate, exchange, workdir
+from sotglp_jax import clip, evaluate, exchange, methods, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.configs import common
-from sotglp_jax.devices import programs
+from sotglp_jax.devices import programs, sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.inspect import command as inspect
 from sotglp_jax.inspect import heatmaps, learned
@@ -46,10 +46,13 @@ def checkpoint(path, tensors, **more):
     torch = pytest.importorskip("torch")
     state = {name: torch.tensor(x) for name, x in tensors.items()}
     arguments = Namespace(dataset_name="eurosat", topk=[10], prompts_batch_size=float("inf"))
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.01, momentum=0.9)
+    weight = torch.zeros(1, requires_grad=True)
+    weight.grad, optimizer = torch.ones(1), torch.optim.SGD([weight], 0.01, momentum=0.9)
+    optimizer.step()
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
     contents = {"epoch": 49, "train_meter": {"loss": 0.5}, "state_dict": state, "args": arguments}
-    contents |= {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    contents["optimizer"] = optimizer.state_dict()
+    contents["scheduler"] = scheduler.state_dict() | {"successor": scheduler}  # of CoOp's framework
     torch.save(contents | {"scaler": torch.amp.GradScaler("cpu").state_dict()} | more, path)
     return path
 
@@ -100,6 +103,60 @@ def test_a_method_has_names_of_its_own_and_leaves_out_what_no_score_needs():
     np.testing.assert_array_equal(official.to_official(method, params)["ctx"], ctx, strict=True)
     with pytest.raises(InputError, match="missing global_prompt.*left over ctx"):
         official.from_official(METHOD, {"ctx": ctx}, SHAPES)
+
+
+BUFFERS = ("token_prefix", "token_suffix")
+META_NET = [f"meta_net.linear{i}.{part}" for i in (1, 2) for part in ("weight", "bias")]
+TOWER = "{}_encoder.transformer.resblocks.{}.VPT_shallow"
+INDEPENDENT = ["prompt_learner.ctx", TOWER.format("text", 1), "image_encoder.VPT"]
+INDEPENDENT += [TOWER.format("image", i) for i in (1, 2)]
+PROJECTED = ["ctx", "proj.weight", "proj.bias", "compound_prompts_text.0"]
+PROJECTED += [f"compound_prompt_projections.0.{part}" for part in ("weight", "bias")]
+# What the authors' checkpoints have learned, and the prefixes of CLIP's two towers in them.
+CHECKPOINTS = {
+    "locoop": (["ctx"], (), ()),
+    "cocoop": (["ctx", *META_NET], (), ()),
+    "gallop": (["global_prompt", "local_prompts", "local_proj.linear.weight"], ("visual.",), ("",)),
+    "maple": ([f"prompt_learner.{x}" for x in PROJECTED], ("image_encoder.",), ("text_encoder.",)),
+    "ivlp": (INDEPENDENT, ("image_encoder.",), ("text_encoder.",)),
+}
+CHECKPOINTS["promptsrc"] = (
+    INDEPENDENT,
+    ("image_encoder.", "prompt_learner.ZS_image_encoder."),
+    ("text_encoder.",),
+)
+OPTIONS = {"cocoop": {"ctx_init": ""}, "maple": {"depth": 2}}
+OPTIONS |= dict.fromkeys(("ivlp", "promptsrc"), {"text_depth": 2, "vision_depth": 3})
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_whole_models_checkpoint_comes_in_without_its_frozen_weights(clip_folder, name):
+    loaded, (own, visual, text) = clip.load(str(clip_folder)), CHECKPOINTS[name]
+    method = methods.load(name)(loaded.towers(), **OPTIONS.get(name, {}))
+    tokens = method.tokenize(loaded.tokenizer, ("cat", "sea"), "")
+    names = sharding.put_names(tokens, sharding.make_mesh(1), lambda _: 0)
+    shapes = jax.eval_shape(method.init, jax.random.key(0), loaded.params, names)
+    shapes, rng = {x: like.shape for x, like in shapes.items()}, np.random.default_rng(0)
+    params = {x: rng.standard_normal(shape).astype(np.float32) for x, shape in shapes.items()}
+    learned = official.to_official(method, params)
+    assert learned.keys() == set(own)
+    kept = load_file(clip_folder / "model.safetensors")
+    of_vision = {x.removeprefix("visual."): kept[x] for x in kept if x.startswith("visual.")}
+    frozen = {prefix + x: of_vision[x] for prefix in visual for x in of_vision}
+    of_text = [x for x in kept if not x.startswith(("visual.", "logit_scale"))]
+    frozen |= {prefix + x: kept[x] for prefix in text for x in of_text} | {
+        "logit_scale": kept["logit_scale"]
+    }
+    buffers = {own[0].rpartition("ctx")[0] + x: np.zeros(1) for x in BUFFERS if name != "gallop"}
+    whole = learned | frozen | buffers
+    assert official.frozen(whole, loaded.arch) == frozen.keys()
+    rest = learned | buffers
+    again = official.from_official(method, rest, shapes)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    unknown = {"image_encoder.adapter.weight": np.zeros(3)}
+    assert not official.frozen(unknown, loaded.arch)
+    with pytest.raises(InputError, match="left over image_encoder.adapter.weight"):
+        official.from_official(method, rest | unknown, shapes)
 
 
 def refusal(path):
@@ -168,14 +225,18 @@ def run(config, tmp_path_factory):
     return folder / "run", file
 
 
-def test_a_round_trip_changes_no_bit(run, config, tmp_path):
+def test_a_round_trip_changes_no_bit(run, config, tmp_path, capsys):
     folder, file = run
     exchange.take_out(folder, tmp_path / "ours.safetensors")
     ours, drawn = load_file(tmp_path / "ours.safetensors"), load_file(file)
     assert drawn.keys() - ours.keys() == {"A"}
     for name, x in ours.items():
         np.testing.assert_array_equal(x, drawn[name])
+    theirs_too = {"A": np.zeros((3, 16, 224)), "logit_scale": np.zeros(())}
+    save_file(ours | theirs_too, tmp_path / "ours.safetensors")
     exchange.bring_in(tmp_path / "ours.safetensors", config, str(tmp_path / "again"))
+    said = capsys.readouterr().out
+    assert "left out: 1 of the frozen CLIP's" in said and "no score depends on them: A\n" in said
     finish(prepare(config, str(tmp_path / "again")))
     trees = [finished.load(x).params for x in (folder, tmp_path / "again")]
     jax.tree.map(np.testing.assert_array_equal, *trees)
