@@ -272,12 +272,13 @@ def _detect(run: Run, observer: Observer, inside: dict) -> dict:
     """Results of out-of-distribution detection; all scores go into ood_scores.npz."""
     classes = len(run.dataset.class_names)
     scores = {"test": detection.collect(inside, classes)}
-    for name, source in run.ood.items():
-        scores[name] = detection.collect(observer.collect(source, name)[1]["ood"], classes)
+    for name, outside in run.ood.items():
+        found = observer.collect(outside.test, name)[1]["ood"]
+        scores[name] = detection.collect(found, classes)
     arrays = {f"{s}/{k}": x for s, named in scores.items() for k, x in named.items()}
     workdir.write_arrays(run.workdir / "ood_scores.npz", **arrays)
     found = detection.evaluate(scores["test"], {name: scores[name] for name in run.ood})
-    images = {"test": len(run.dataset.test)} | {n: len(source) for n, source in run.ood.items()}
+    images = {"test": len(run.dataset.test)} | {n: len(x.test) for n, x in run.ood.items()}
     temperature = run.config.ood.temperature
     about = {"temperature": temperature, "local": observer.methods[0].local}
     return {**about, "images": images, "scores": dict(found)}

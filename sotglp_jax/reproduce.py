@@ -107,7 +107,7 @@ def _outside(config: ConfigDict) -> list[int]:
     return [
         ENTRIES[name].images[-1]
         if name in ENTRIES
-        else len(datasets.unlabelled(name, config.data.root))
+        else len(datasets.unlabelled(name, config.data.root).test)
         for name in config.ood.sets
     ]
 

@@ -37,7 +37,7 @@ class Run:
       method: what is trained, or zero-shot CLIP.
       frozen: CLIP's weights, matrices in the precision of the products.
       targets: the same run judged on other data sets or classes, by what the user calls them.
-      ood: images to be told from the test images.
+      ood: sets whose test images are to be told from the data set's.
     """
 
     config: ConfigDict
@@ -48,7 +48,7 @@ class Run:
     method: Method
     frozen: dict
     targets: dict[str, "Run"] = dataclasses.field(default_factory=dict)
-    ood: dict[str, Source] = dataclasses.field(default_factory=dict)
+    ood: dict[str, Dataset] = dataclasses.field(default_factory=dict)
 
     @property
     def arch(self) -> clip.Architecture:
@@ -166,8 +166,8 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
         run.check.start(names, run.fixed_texts(), config.train)
     else:
         run.check.init(names)
-    sources = [dataset.train, dataset.val, dataset.test, *(other.test for other in others.values())]
-    sources += ood.values()
+    sources = [dataset.train, dataset.val]
+    sources += [one.test for one in (dataset, *others.values(), *ood.values())]
     loader.check_images([_share(source) for source in sources])
     return dataclasses.replace(run, targets=targets, ood=ood)
 
@@ -179,10 +179,17 @@ def describe(run: Run) -> list[str]:
     lines = [
         f"CLIP {name}: {run.arch}, {run.clip.activation} ({run.clip.source})",
         f"{dataset.name}: {_named(dataset.class_names)}; images: {images}",
-        *(f"note: {note}" for note in dataset.notes),
+        *_noted(dataset),
         *([f"note: {run.method.title}: {run.unpublished}."] if run.unpublished else []),
         *(f"warning: {warning}" for warning in duplicates.warnings(dataset)),
     ]
+    for called, target in run.targets.items():
+        named = _named(target.dataset.class_names)
+        lines.append(f"target {called}: {named}; images: {len(target.dataset.test)} test")
+        lines += _noted(target.dataset)
+    for called, outside in run.ood.items():
+        lines.append(f"out of distribution {called}: {len(outside.test)} images")
+        lines += _noted(outside)
     if len(dataset.class_names) == 1:
         lines.append("warning: there is one class alone, so nothing is to be told apart")
     if name == "tiny" and dataset.name != "digits":
@@ -190,6 +197,14 @@ def describe(run: Run) -> list[str]:
             "warning: clip=tiny knows drawn digits and little else: for photographs choose "
             "clip=ViT-B/16 or another one behind --config=FILE:"
         )
+    return lines
+
+
+def _noted(dataset: Dataset) -> list[str]:
+    lines = [f"note: {note}" for note in dataset.notes]
+    judged = set(dataset.test.labels)
+    if without := [x for label, x in enumerate(dataset.class_names) if label not in judged]:
+        lines.append(f"warning: without test images: {_named(without)}")
     return lines
 
 
@@ -239,7 +254,10 @@ def with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
 
 
 def _target(config: ConfigDict, whole: Dataset, name: str) -> Dataset:
-    dataset = _classes(whole, "new") if name == "new" else _resolve(config, name)
+    if name == "new":  # whose notes are those of the whole
+        dataset = dataclasses.replace(_classes(whole, "new"), notes=())
+    else:
+        dataset = _resolve(config, name)
     return dataclasses.replace(dataset, train=dataset.train.take(()))
 
 

@@ -10,7 +10,7 @@ from absl import logging
 from sotglp_jax.data import drawn, layouts, names, records
 from sotglp_jax.data.catalog import DEFAULT_TEMPLATE, ENTRIES, OOD, PARTS, Entry
 from sotglp_jax.data.digits import digits
-from sotglp_jax.data.files import read_folder
+from sotglp_jax.data.files import describe, read_folder
 from sotglp_jax.data.folders import image_folder
 from sotglp_jax.data.sources import Dataset, FileReader, Source, image_files
 from sotglp_jax.data.splits import read_split
@@ -59,8 +59,8 @@ def refuse_address(key: str, value: str) -> None:
         )
 
 
-def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Source:
-    """Images of any classes, to be told from a data set's; their labels mean nothing.
+def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Dataset:
+    """Images of any classes, to be told from a data set's: a test part without classes.
 
     Args:
       name: a key of `drawn.KINDS` or `OOD`, or a folder.
@@ -71,17 +71,24 @@ def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Source
       InputError: nothing is known or found under this name, or not all of it is there.
     """
     if name in drawn.KINDS:
-        return drawn.drawn(name)
+        return _without_classes(name, drawn.drawn(name))
     if name in OOD:
-        return _of_the_field(name, root or "data", allow_partial).test
+        return _of_the_field(name, root or "data", allow_partial)
     folder = Path(name).expanduser()
-    found = read_folder(folder).list_images(folder)
-    if not found:
+    found = read_folder(folder)
+    images, left_out = found.list_images(folder), describe(found.count_left_out())
+    if not images:
+        inside = f" (it holds {left_out})" if left_out else ""
         raise InputError(
-            f'"{name}" is no folder with images and no known set to be told from the data; the '
-            f"names are {', '.join([*drawn.KINDS, *OOD])}."
+            f'"{name}" is no folder with images{inside} and no known set to be told from the data; '
+            f"the names are {', '.join([*drawn.KINDS, *OOD])}."
         )
-    return image_files(folder, found, [0] * len(found), upright=True)
+    source = image_files(folder, images, [0] * len(images), upright=True)
+    return _without_classes(name, source, (f"left out: {left_out}",) if left_out else ())
+
+
+def _without_classes(name: str, test: Source, notes: tuple[str, ...] = ()) -> Dataset:
+    return Dataset(name, (), "", test.take(()), test.take(()), test, notes=notes)
 
 
 def locate(name: str, root: Path) -> tuple[Dataset | None, Path | None]:

@@ -1,6 +1,8 @@
 """Folders of images as people have them."""
 
+import hashlib
 import os
+import shutil
 import unicodedata
 from collections import Counter
 
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sotglp_jax import predict
+from sotglp_jax import predict, run
+from sotglp_jax.configs import common
 from sotglp_jax.data import datasets, duplicates, files, loader
 from sotglp_jax.errors import InputError
 
@@ -296,6 +299,41 @@ def test_images_twice_are_warned_of(tmp_path):
     (tmp_path / "train" / "shoe" / "9.png").write_bytes(content)
     (labels,) = duplicates.warnings(datasets.resolve(str(tmp_path)))
     assert "under two labels: 1" in labels and '"hat" and "shoe"' in labels
+
+
+def test_files_are_compared_once(tmp_path, monkeypatch):
+    classes(tmp_path)
+    dataset, read = datasets.resolve(str(tmp_path)), hashlib.file_digest
+    assert duplicates.warnings(dataset) == []
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert duplicates.warnings(dataset) == []
+    monkeypatch.setattr(hashlib, "file_digest", read)
+    first, second = (os.path.join(tmp_path, name) for name in dataset.test.names)
+    os.replace(shutil.copy(first, tmp_path / "copy"), second)
+    assert len(duplicates.warnings(dataset)) == 1  # a file that was changed is another
+
+
+def test_all_sets_of_a_run_are_described(tmp_path, clip_folder):
+    for part in ("train", "test"):
+        for own in ("own", "other"):
+            classes(tmp_path / own / part)
+    shutil.rmtree(tmp_path / "own" / "test" / "hat")
+    put(tmp_path / "strange")
+    for name in ("own", "other/test", "strange"):
+        (tmp_path / name / "list.txt").write_text("")
+    config = common.get_config(f"dataset={tmp_path / 'own'},clip={clip_folder},method=zeroshot")
+    config.targets, config.ood.sets = (str(tmp_path / "other"),), (str(tmp_path / "strange"),)
+    lines = run.describe(run.prepare(config, str(tmp_path / "run")))[1:]
+    classes_of = "2 classes (hat, shoe); images:"
+    assert lines == [
+        f"own: {classes_of} 0 train, 0 val, 4 test",
+        "note: left out: 1 .txt",
+        "warning: without test images: 1 class (hat)",
+        f"target {tmp_path / 'other'}: {classes_of} 8 test",
+        "note: left out: 1 .txt",
+        f"out of distribution {tmp_path / 'strange'}: 4 images",
+        "note: left out: 1 .txt",
+    ]
 
 
 def test_photographs_are_upright_and_on_white(tmp_path):

@@ -75,10 +75,12 @@ def test_known_values():
 
 def test_drawn_sets_are_the_same_every_time_and_no_digits():
     for kind in drawn.KINDS:
-        source = datasets.unlabelled(kind)
+        source = datasets.unlabelled(kind).test
         assert len(source) == 400 and source[0]["image"].size == (64, 64)
         for i in (0, 399):
-            np.testing.assert_array_equal(source[i]["image"], datasets.unlabelled(kind)[i]["image"])
+            np.testing.assert_array_equal(
+                source[i]["image"], datasets.unlabelled(kind).test[i]["image"]
+            )
         assert (np.asarray(source[0]["image"]) != np.asarray(source[1]["image"])).any()
 
 
@@ -87,7 +89,7 @@ def test_any_folder_of_images_may_stand_outside(tmp_path):
         datasets.unlabelled(str(tmp_path))
     (tmp_path / "deep").mkdir()
     drawn.drawn("noise")[0]["image"].save(tmp_path / "deep" / "x.png")
-    assert datasets.unlabelled(str(tmp_path)).names == ("deep/x.png",)
+    assert datasets.unlabelled(str(tmp_path)).test.names == ("deep/x.png",)
 
 
 def test_zero_shot_clip_is_judged_by_its_own_cosines(clip_folder):
