@@ -45,12 +45,13 @@ def make(
         config.data.flip = False
         config.data.crop_scale = (0.6, 1.0)
     config.method = ConfigDict({"name": method} | found.options())
-    config.recipe = recipe or found.recipes[0]
-    if config.recipe not in found.recipes:
-        raise InputError(
-            f'recipe "{recipe}" is unknown to {method}: take {" or ".join(found.recipes)}.'
-        )
-    values = found.recipe(config.recipe, dataset, shots, protocol)
+    known = (*found.recipes, *["tiny"] * bool(found.tiny))
+    config.recipe = recipe or ("tiny" if clip == "tiny" and found.tiny else known[0])
+    if config.recipe not in known:
+        raise InputError(f'recipe "{recipe}" is unknown to {method}: take {" or ".join(known)}.')
+    tiny = config.recipe == "tiny"
+    values = found.recipe(known[0] if tiny else config.recipe, dataset, shots, protocol)
+    values |= found.tiny if tiny else {}
     if not found.learns:
         config.shots = config.seed = 0
     config.update_from_flattened_dict(values | overrides(variant, method))

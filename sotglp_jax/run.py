@@ -64,6 +64,8 @@ class Run:
     def unpublished(self) -> str:
         """What of the recipe its authors have not published; see `Method.unpublished`."""
         config = self.config
+        if config.recipe == "tiny":
+            return "recipe tiny is this package's, for the tiny CLIP"
         return self.method.unpublished(config.recipe, config.dataset, config.shots, config.protocol)
 
     @property

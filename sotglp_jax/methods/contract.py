@@ -136,6 +136,8 @@ class Method:
       logits: what the classifiers are called behind the title, by the names of their logits; the
         first one decides.
       recipes: names of the settings that `recipe` knows, the usual one first.
+      tiny: what the recipe "tiny", the usual one for the tiny CLIP, changes of the first recipe,
+        which is made for towers of twelve layers; chosen on validation shots.
       variants: ablations by name.
       symbols: the paper's symbols of options that are swept.
       detection_only: options that change no logits, so that runs with other values are alike.
@@ -159,6 +161,7 @@ class Method:
     title: ClassVar[str]
     logits: ClassVar[Mapping[str, str]]
     recipes: ClassVar[tuple[str, ...]] = ("official",)
+    tiny: ClassVar[Mapping[str, Any]] = {}
     variants: ClassVar[Mapping[str, Variant]] = {}
     symbols: ClassVar[Mapping[str, str]] = {}
     detection_only: ClassVar[tuple[str, ...]] = ()

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2203.12119.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -34,6 +35,7 @@ class Ivlp(deep_prompts.Prompted):
 
     title: ClassVar[str] = "IVLP"
     recipes: ClassVar[tuple[str, ...]] = ("official", "maple")
+    tiny: ClassVar[Mapping[str, Any]] = {"method.text_depth": 2, "method.vision_depth": 3}
 
     def __post_init__(self):
         at_least(1, n_text=self.n_text, n_vision=self.n_vision)
@@ -80,6 +82,7 @@ class Language(deep_prompts.Prompted):
     text_depth: int = 12
 
     title: ClassVar[str] = "deep text prompting"
+    tiny: ClassVar[Mapping[str, Any]] = {"method.text_depth": 2}
     frozen_images: ClassVar[bool] = True
     seen: ClassVar[str] = "cls"
 
@@ -122,6 +125,7 @@ class Vpt(deep_prompts.Prompted):
     vision_depth: int = 12
 
     title: ClassVar[str] = "VPT"
+    tiny: ClassVar[Mapping[str, Any]] = {"method.vision_depth": 3}
 
     def __post_init__(self):
         at_least(1, n_vision=self.n_vision)

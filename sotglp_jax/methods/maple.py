@@ -37,6 +37,7 @@ class MaPLe(deep_prompts.Prompted):
 
     title: ClassVar[str] = "MaPLe"
     symbols: ClassVar[Mapping[str, str]] = {"depth": "J"}
+    tiny: ClassVar[Mapping[str, Any]] = {"method.depth": 2}
     torch_names: ClassVar[Mapping[str, tuple]] = {
         "text_prompts": _torch("ctx", "compound_prompts_text.{}"),
         "proj_w": _torch("proj.weight", "compound_prompt_projections.{}.weight"),

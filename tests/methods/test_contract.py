@@ -3,15 +3,12 @@
 import pytest
 
 from sotglp_jax import clip, methods
+from sotglp_jax.configs import common
 from sotglp_jax.methods.check import Check
 from sotglp_jax.methods.contract import Method
 
 NAMES = ("cat", "dog", "annual_crop_land", "tree", "sea")
 TRAIN = {"epochs": 2, "lr": 0.1, "schedule": "paper", "warmup_epochs": 0, "warmup_lr": 0.0}
-# The tiny CLIP has three layers of vision and two of text.
-TEXT, VISION = {"text_depth": 2}, {"vision_depth": 3}
-DEPTHS = {"ivlp": TEXT | VISION, "promptsrc": TEXT | VISION, "language": TEXT, "vpt": VISION}
-DEPTHS |= {"maple": {"depth": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +17,8 @@ def loaded():
 
 
 def make(loaded: clip.Clip, name: str, **options) -> Method:
-    """A method on the tiny CLIP."""
-    return methods.load(name)(loaded.towers(), **DEPTHS.get(name, {}) | options)
+    """A method on the tiny CLIP by its usual recipe there."""
+    return methods.make(dict(common.make(method=name).method) | options, loaded.towers())
 
 
 @pytest.mark.parametrize("name", methods.NAMES)
@@ -30,6 +27,13 @@ def test_its_functions_give_what_the_contract_says(loaded, name):
     names = method.tokenize(loaded.tokenizer, NAMES, "a photo of a {}.")
     texts = method.tokenize_fixed(loaded.tokenizer, NAMES)
     Check(method, loaded.params, len(NAMES), loaded.arch.image_size).start(names, texts, TRAIN)
+
+
+def test_the_tiny_clip_has_a_recipe_of_its_own_where_others_do_not_suit_it():
+    assert common.make(method="maple").recipe == "tiny"
+    assert common.make(method="maple", recipe="official").recipe == "official"
+    large = common.make(method="maple", clip="ViT-B/16")
+    assert (large.recipe, large.method.depth) == ("official", 9)
 
 
 @pytest.mark.parametrize(

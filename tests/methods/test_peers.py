@@ -24,15 +24,6 @@ from sotglp_jax.trained import exported
 pytestmark = pytest.mark.usefixtures("compiled")
 TITLES = {"coop": "CoOp", "promptsrc": "PromptSRC", "cocoop": "CoCoOp", "maple": "MaPLe"}
 TITLES |= {"locoop": "LoCoOp", "ivlp": "IVLP", "language": "deep text prompting", "vpt": "VPT"}
-# The tiny CLIP has three layers of vision and two of text.
-TEXT, VISION = {"method.text_depth": 2}, {"method.vision_depth": 3}
-OPTIONS = {
-    "promptsrc": TEXT | VISION,
-    "ivlp": TEXT | VISION,
-    "language": TEXT,
-    "vpt": VISION,
-    "maple": {"method.depth": 2},
-}
 META_NET = [f"linear{i}_{part}" for i in (1, 2) for part in ("weight", "bias")]
 LEARNED = {
     "coop": ["ctx"],
@@ -57,7 +48,7 @@ def configuration(method, **changes):
     config = common.get_config(f"method={method},shots=1", "base_to_new")
     config.data.classes, config.targets = "base", ("new",)
     short = {"train.epochs": 2, "train.batch_size": 5}
-    config.update_from_flattened_dict(short | OPTIONS.get(method, {}) | changes)
+    config.update_from_flattened_dict(short | changes)
     return config
 
 
