@@ -18,6 +18,7 @@ REQUIRED = [
     "ml_collections>=1.1.0",
     "tensorboard>=2.21.0",
     "etils[epath]>=1.15.0",  # paths that may be buckets
+    "packaging>=26.4",  # what doctor compares versions with
     "jaxtyping>=0.3.11",  # shapes in signatures
     "flatbuffers>=25.12.19",  # jax.export's files; jax does not ask for it itself
     "numpy>=2.4.6",
@@ -65,6 +66,7 @@ setup(
     package_data={
         "sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/*.txt", "assets/tiny_clip/*"]
     },
+    entry_points={"console_scripts": ["sotglp = sotglp_jax.__main__:main"]},
     install_requires=REQUIRED,
     extras_require={
         **{device: [f"jax[{device}]"] for device in ("cuda12", "cuda13", "tpu")},

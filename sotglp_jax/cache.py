@@ -161,10 +161,11 @@ def _file(encoder: Encoder, source: Source, views: Views | None) -> FeatureFile:
     name = f"{'train' if views else 'test'}-{bytes(digest).hex()[:16]}.features"
     # Other processes may have files of their own, whose times are others.
     about = key | {"files": fewshot.fingerprint(source.states() if hosts.first() else [])}
-    return FeatureFile(_base(encoder.folder) / name, shapes, encoder.dtype, json.dumps(about))
+    return FeatureFile(base(encoder.folder) / name, shapes, encoder.dtype, json.dumps(about))
 
 
-def _base(folder: str) -> Path:
+def base(folder: str = "") -> Path:
+    """Where features are cached; "" is the user's cache folder."""
     if folder:
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sotglp_jax/features"

@@ -161,6 +161,7 @@ def quiet() -> None:
     handler = logging.get_absl_handler()
     handler.addFilter(shown)
     handler.setFormatter(Formatter("%(message)s"))
+    logging.set_verbosity(logging.WARNING)
 
 
 if __name__ == "__main__":

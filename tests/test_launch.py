@@ -1,6 +1,5 @@
-"""The scripts below launch/: their commands, and what they do when runs are cut off."""
+"""Sweeps, and the scripts below launch/: their commands, and what they do when runs are cut off."""
 
-import importlib
 import json
 import os
 import shlex
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sotglp_jax import study
+from sotglp_jax import study, sweep
 from sotglp_jax.configs import shots
 from sotglp_jax.errors import InputError
 from sotglp_jax.settings import flatten
@@ -170,14 +169,14 @@ def test_gke_has_one_pod_a_host():
     assert "--distributed=auto" in script
 
 
-def sweep(environment, clip_folder, out, *more, datasets=("digits",)):
+def start_sweep(environment, clip_folder, out, *more, datasets=("digits",)):
     string = f"clip={clip_folder},shots=1,variant=no_vv"
     arguments = [f"--config=configs/shots.py:dataset={x},{string}" for x in datasets]
     arguments += [f"--workdir={out}", "--config.study.seeds=(1, 2)", "--jobs=2"]
     arguments += [f"--config.train.{x}" for x in ("epochs=40", "warmup_epochs=1", "log_every=1")]
     arguments += ["--config.train.checkpoint_every=2", "--config.method.topk=9"]
     return subprocess.Popen(
-        [sys.executable, LAUNCH / "sweep.py", *arguments, *more],
+        [sys.executable, "-m", "sotglp_jax.sweep", *arguments, *more],
         env=environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -201,7 +200,7 @@ def test_a_sweep_retries_what_is_killed_skips_what_is_finished_and_prints_the_ta
     environment, clip_folder, tmp_path
 ):
     out = tmp_path / "sweep"
-    process = sweep(environment, clip_folder, out)
+    process = start_sweep(environment, clip_folder, out)
     first = out / f"digits-{clip_folder.name}-1shot-seed1-no_vv"
     kill_when_training(out, first, 0)
     said, err = process.communicate(timeout=300)
@@ -215,7 +214,7 @@ def test_a_sweep_retries_what_is_killed_skips_what_is_finished_and_prints_the_ta
     table = said[said.index("digits, ") :]
     assert f"{(a + b) / 2:.1f} ± {abs(a - b) / 2**0.5:.1f}" in table and "seeds 1, 2" in table
 
-    process = sweep(environment, clip_folder, out, datasets=("digits", "nothing"))
+    process = start_sweep(environment, clip_folder, out, datasets=("digits", "nothing"))
     again, err = process.communicate(timeout=300)
     assert process.returncode == 1 and "4 runs, 2 of them finished" in again
     assert table in again and f"{first.name}:" not in again
@@ -233,7 +232,7 @@ def test_a_slurm_array_holds_what_is_not_finished(environment, clip_folder, tmp_
     stand_in(tmp_path / "bin", "sbatch", f'printf "%s\\n" "$@" > {tmp_path}/calls')
     path = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     slurm = "--slurm=-p gpu --gpus=1"
-    process = sweep(environment | path, clip_folder, tmp_path, slurm)
+    process = start_sweep(environment | path, clip_folder, tmp_path, slurm)
     _, err = process.communicate()
     assert process.returncode == 0, err
     *options, task = (tmp_path / "calls").read_text().splitlines()
@@ -244,29 +243,22 @@ def test_a_slurm_array_holds_what_is_not_finished(environment, clip_folder, tmp_
     assert "--config.study.seeds=(1, 2)" in words
 
 
-@pytest.fixture
-def sweeping(monkeypatch):
-    """The module launch/sweep.py."""
-    monkeypatch.syspath_prepend(LAUNCH)
-    return importlib.import_module("sweep")
-
-
-def studies_of(sweeping, *arguments):
+def studies_of(*arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # ml_collections loads files so
-        return sweeping.read(sweeping.parse(arguments))
+        return sweep.read(sweep.parse(arguments))
 
 
-def test_a_sweep_is_data_sets_by_shots_by_seeds_by_variants(sweeping, tmp_path):
+def test_a_sweep_is_data_sets_by_shots_by_seeds_by_variants(tmp_path):
     strings = [f"dataset={d},variant={v}" for d in ("eurosat", "dtd") for v in ("full", "no_vv")]
     configs = [f"--config=configs/shots.py:{string}" for string in strings]
     more = ("--config.method.topk=9", f"--workdir={tmp_path}")
-    studies = studies_of(sweeping, *configs, *more)
-    commands = [job.command for job in sweeping.plan(studies)]
+    studies = studies_of(*configs, *more)
+    commands = [job.command for job in sweep.plan(studies)]
     assert [command[-1] for command in commands] == [f"--only={i}" for i in range(15)] * 4
     assert [command[3] for command in commands] == [c for c in configs for _ in range(15)]
     assert all(set(more) < set(command) for command in commands)
-    assert len(sweeping.plan([*studies, studies[0]])) == len(commands)  # of two studies: once
+    assert len(sweep.plan([*studies, studies[0]])) == len(commands)  # of two studies: once
 
 
 @pytest.mark.parametrize(
@@ -283,28 +275,28 @@ def test_a_sweep_is_data_sets_by_shots_by_seeds_by_variants(sweeping, tmp_path):
         ),
     ],
 )
-def test_a_sweep_refuses_what_is_no_study(sweeping, arguments, said):
+def test_a_sweep_refuses_what_is_no_study(arguments, said):
     with pytest.raises(InputError, match=said):
-        sweeping.plan(studies_of(sweeping, *arguments))
+        sweep.plan(studies_of(*arguments))
 
 
-def test_only_settings_go_to_the_runs_of_a_sweep(sweeping, capsys):
+def test_only_settings_go_to_the_runs_of_a_sweep(capsys):
     with pytest.raises(SystemExit):
-        sweeping.parse(["--config=configs/shots.py", "--shots=1"])
+        sweep.parse(["--config=configs/shots.py", "--shots=1"])
     assert "--shots=1: only --config.KEY=VALUE goes to the runs" in capsys.readouterr().err
 
 
-def test_a_sweep_ends_with_what_its_studies_end_with(sweeping, monkeypatch, tmp_path, capsys):
+def test_a_sweep_ends_with_what_its_studies_end_with(monkeypatch, tmp_path, capsys):
     """The report of configs/reproduce.py, the table of others, none of one with a run missing."""
-    monkeypatch.setattr(sweeping.reproduce, "write_report", lambda base: print(f"report of {base}"))
-    monkeypatch.setattr(sweeping.study, "table", lambda config, runs: f"table of {len(runs)}")
+    monkeypatch.setattr(sweep.reproduce, "write_report", lambda base: print(f"report of {base}"))
+    monkeypatch.setattr(sweep.study, "table", lambda config, runs: f"table of {len(runs)}")
     configs = ("reproduce.py:suite=demo,table=2", "shots.py", "shots.py:clip=other")
     arguments = [f"--config=configs/{config}" for config in configs] + [f"--workdir={tmp_path}"]
-    studies = studies_of(sweeping, *arguments)
-    assert sweeping.conclude(studies, []) == 0
+    studies = studies_of(*arguments)
+    assert sweep.conclude(studies, []) == 0
     assert capsys.readouterr().out.splitlines() == [f"report of {tmp_path}", *["table of 15"] * 2]
-    missing = sweeping.Job(studies[2], 3)
-    assert sweeping.conclude(studies, [missing]) == 1
+    missing = sweep.Job(studies[2], 3)
+    assert sweep.conclude(studies, [missing]) == 1
     *concluded, said = capsys.readouterr().out.splitlines()
     assert concluded == [f"report of {tmp_path}", "table of 15"]
     assert said == f"no results: {missing.run.folder}, see {missing.run.folder}.log"

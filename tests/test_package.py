@@ -62,9 +62,11 @@ def test_a_wheel_of_the_sources_runs_in_a_fresh_environment_elsewhere(tmp_path):
     run("-m", "pip", "wheel", "--no-deps", "-w", tmp_path / "wheels", archive)
     (wheel,) = (tmp_path / "wheels").iterdir()
     run("-m", "pip", "install", wheel)
-    run("-m", "sotglp_jax.main", "--config=configs/fewshot.py", "--workdir=run", *SHORT)
+    sotglp = tmp_path / "venv" / "bin" / "sotglp"
+    run("-m", "sotglp_jax.main", "--config=configs/zeroshot.py", "--workdir=plain")
+    run(sotglp, "train", "seed=2", "--workdir=run", *SHORT)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["accuracy"]["fused"] > 0.5
-    assert "digit.png" in run("-m", "sotglp_jax.predict", "run", "digit.png")
+    assert "digit.png" in run(sotglp, "predict", "run", "digit.png")
     (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     size = sum(path.lstat().st_blocks * 512 for path in packages.rglob("*"))
     assert size < 1.4e9 and not (packages / "tensorflow").exists()

@@ -78,12 +78,14 @@ def as_run_here(line: str, folder: Path, clip_folder: Path) -> list[str]:
     ):
         line = line.replace(name, str(path))
     words = shlex.split(line)
-    if "sotglp_jax.main" in line:
+    if "sotglp_jax.main" in line or "sotglp train" in line:
         words += ["--config.train.epochs=2", "--config.train.warmup_epochs=1"]
     if "=eurosat" in line:
         words += [f"--config.data.root={folder}", "--config.data.allow_partial=True"]
     if "shots.py" in line or "base_to_new" in line:
         words += ["--config.study.shots=(1,)", "--config.study.seeds=(1,)"]
+    if words[0] == "sotglp":
+        words[:1] = ["python", "-m", "sotglp_jax"]
     return [sys.executable if word == "python" else word for word in words]
 
 

@@ -1,7 +1,7 @@
 """Runs what is not finished of studies, several runs at a time; at the end, their tables.
 
-  python launch/sweep.py --config=configs/shots.py:clip=ViT-B/16 --gpus=0,1,2,3
-  python launch/sweep.py --config=configs/shots.py:dataset={eurosat,dtd},variant={full,no_vv}
+  sotglp sweep --config=configs/shots.py:clip=ViT-B/16 --gpus=0,1,2,3
+  sotglp sweep --config=configs/shots.py:dataset={eurosat,dtd},variant={full,no_vv}
 
 --config is repeated, once a study, as bash writes it from {braces}: the second line is 2 data sets
 x 2 variants x 5 numbers of shots x 3 seeds, each data set with its own defaults. Further arguments
