@@ -34,7 +34,7 @@ def image_folder(root: Path, template: str) -> Dataset:
     notes, whole = [], read_folder(root)
     top = _inside(whole, notes)
     folders = _part_folders(top, notes)
-    classes, parts = _presplit(root, folders) if folders else _unsplit(root, top)
+    classes, parts = _presplit(root, folders, notes) if folders else _unsplit(root, top)
     if left_out := _count_left_out(whole, top, folders, sum(map(len, parts.values()))):
         notes.append(f"left out: {describe(left_out)}")
     return Dataset(root.absolute().name, classes, template, **parts, notes=tuple(notes))
@@ -108,13 +108,14 @@ def _part_folders(top: Folder, notes: list[str]) -> dict[str, Folder]:
             )
         found[part] = name
     inside = {part: _inside(top.folders[name], notes, part) for part, name in found.items()}
-    if any(name != part for part, name in found.items()):
-        said = ", ".join(f"{name} is {part}" for part, name in found.items())
+    if said := ", ".join(f"{name} is {part}" for part, name in found.items() if name != part):
         notes.append(f"parts by their names: {said}")
     return inside
 
 
-def _presplit(root: Path, folders: dict[str, Folder]) -> tuple[tuple[str, ...], dict[str, Source]]:
+def _presplit(
+    root: Path, folders: dict[str, Folder], notes: list[str]
+) -> tuple[tuple[str, ...], dict[str, Source]]:
     classes = _classes(folders["train"])
     by_class = {part: _by_class(folder) for part, folder in folders.items()}
     for part, found in by_class.items():
@@ -127,8 +128,9 @@ def _presplit(root: Path, folders: dict[str, Folder]) -> tuple[tuple[str, ...], 
     parts = {
         part: class_folders(by_class.get(part, {}), root, labels, upright=True) for part in PARTS
     }
-    if not len(parts["test"]):
+    if not len(parts["test"]) and len(parts["val"]):
         parts["test"], parts["val"] = parts["val"], parts["test"]
+        notes.append("validation images are those for testing, since there are no others")
     if not len(parts["test"]):
         raise InputError(
             f"{root} has {folders['train'].path.name}/ but no images in class folders of a test/ "

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sotglp_jax.data import transforms
-from sotglp_jax.data.pixels import to_rgb
+from sotglp_jax.data.pixels import explain, to_rgb
 from sotglp_jax.data.sources import FileReader, Source
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import PADDING
@@ -296,6 +296,5 @@ def _fault(file: tuple[FileReader, str]) -> str:
     except FileNotFoundError:
         return "missing"
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return said.replace(str(path), "the file")
+        return explain(error, str(path))
     return ""

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from sotglp_jax.data import loader, transforms
-from sotglp_jax.data.pixels import to_rgb
+from sotglp_jax.data.pixels import explain, to_rgb
 from sotglp_jax.errors import InputError
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
@@ -99,13 +99,10 @@ def _explained(decode: Callable[[], np.ndarray], name: str) -> np.ndarray:
         return decode()
     except FileNotFoundError:
         raise InputError(f"{name} is not there.") from None
-    except PermissionError as error:
-        raise InputError(f"{name} may not be read ({error.strerror}).") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} is refused: {str(error).rstrip('.')}.") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        fault = str(error).replace(repr(name), "the file").replace(name, "the file").rstrip(".")
-        raise InputError(f"{name} cannot be read: {fault}.") from None
+        raise InputError(f"{name} cannot be read: {explain(error, name)}.") from None
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 try:
     import pillow_heif
@@ -36,6 +36,14 @@ def read_image(file: Path | BinaryIO, upright: bool = False) -> Image.Image:
     with Image.open(file) as image:
         image.load()
         return to_rgb(image, upright)
+
+
+def explain(error: Exception, name: str) -> str:
+    """What an error says of an image file of this name, without the name."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it holds no image of a known kind"
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.replace(repr(name), "the file").replace(name, "the file").rstrip(".")
 
 
 def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:

@@ -233,7 +233,7 @@ def test_check_tells_whole_partial_absent_and_unreadable(tmp_path):
     eurosat = blocks["eurosat"].split("\t")
     assert eurosat[0] == f"found in {tmp_path}/eurosat/2750, with split_zhou_EuroSAT.json"
     assert "train         5 of 13500 images, 2 of 10 classes" in eurosat
-    assert "Forest_2.jpg (cannot identify image file" in blocks["eurosat"]
+    assert "Forest_2.jpg (it holds no image" in blocks["eurosat"]
     assert "unreadable files: 1" in eurosat
     assert blocks["dtd"].startswith("not found") and "what tells its labels" in blocks["dtd"]
     assert f"fetch dtd --root {tmp_path}" in blocks["dtd"]

@@ -66,7 +66,8 @@ def test_without_a_test_part_validation_is_that(tmp_path):
     classes(tmp_path / "train", 3)
     classes(tmp_path / "valid", 1)
     names, counts, notes = found(tmp_path)
-    assert counts == (6, 0, 2) and "valid is val" in notes
+    assert counts == (6, 0, 2)
+    assert "valid is val" in notes and "validation images are those for testing" in notes
 
 
 def test_two_folders_for_a_part_are_refused(tmp_path):
