@@ -194,12 +194,13 @@ def _classes(folder: Folder) -> tuple[str, ...]:
 
 
 def _refuse_parts(folder: Folder) -> None:
-    """Raises `InputError` where folders hold mostly the same folders as others, and no images."""
+    """Raises `InputError` where most folders hold mostly the same folders, and no images."""
     within = [_inside(inner, []) for inner in folder.folders.values() if not inner.images]
     hollow = [inner for inner in within if inner.folders and not inner.images]
     counts = Counter(name for inner in hollow for name in inner.folders)
     shared = [name for name, count in counts.items() if count > 1]
-    if len(shared) > 1 and 2 * len(shared) > len(counts):
+    most = 2 * len(hollow) > len(folder.folders) and 2 * len(shared) > len(counts)
+    if len(shared) > 1 and most:
         raise InputError(
             f"{folder.path} holds {_listed(folder.folders)}, and these mostly the same folders "
             f"{_listed(shared)}, so they seem to be no classes: give one of them, such as "
