@@ -73,7 +73,7 @@ class Encoder:
         compiled once for all that are equal. The text of its program is part of a cache's name.
       frozen: its weights, as arrays on the host.
       settings: what else decides the features, fit for JSON, such as the weights' fingerprint.
-      image_size: R.
+      resize: of the images.
       dtype: of the features on disk.
       batch_size: images that a process encodes at a time; rounded up to what its devices share.
       mesh: the devices.
@@ -84,7 +84,7 @@ class Encoder:
     encode: Callable[[Any, jax.Array], dict[str, jax.Array]]
     frozen: Any
     settings: dict
-    image_size: int
+    resize: transforms.Resize
     dtype: np.dtype
     batch_size: int
     mesh: Mesh
@@ -151,6 +151,7 @@ def _file(encoder: Encoder, source: Source, views: Views | None) -> FeatureFile:
     key = encoder.settings | {
         "program": hashlib.sha256(_text(encoder).encode()).hexdigest(),
         "transforms": transforms.VERSION,
+        "resize": dataclasses.asdict(encoder.resize),
         "views": views and dataclasses.asdict(views),
         "origin": source.origin,
         "images": fewshot.fingerprint([*map(str, source.keys), *source.names]),
@@ -185,7 +186,7 @@ def _text(encoder: Encoder) -> str:
 
 
 def _pixels(encoder: Encoder) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, encoder.image_size, encoder.image_size, 3), np.uint8)
+    return jax.ShapeDtypeStruct((1, encoder.resize.size, encoder.resize.size, 3), np.uint8)
 
 
 def _build(encoder: Encoder, source: Source, views: Views | None, file: FeatureFile) -> None:
@@ -263,7 +264,7 @@ def _encode(encoder: Encoder, source: Source, views: Views | None):
 
 def _read(encoder: Encoder, source: Source, views: Views | None, batch_size: int, rows: list[int]):
     """This process's rows of the batches of all views, the last one of a view padded."""
-    options = {"image_size": encoder.image_size, "batch_size": batch_size, "rows": rows}
+    options = {"resize": encoder.resize, "batch_size": batch_size, "rows": rows}
     options["workers"] = encoder.workers
     if not views:
         return loader.test_batches(source, **options)

@@ -190,7 +190,7 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
         if "single" in seen["ood"]:
             results["ood_threshold"] = _threshold(run, observer, seen["ood"])
     if pictures:
-        examples = maps.examples(run.dataset, shown, pictures, run.arch.image_size)
+        examples = maps.examples(run.dataset, shown, pictures, run.resize)
         workdir.write_arrays(run.workdir / maps.FILE, **maps.arrays(examples))
     if run.ood:
         results["ood"] = _detect(run, observer, seen["ood"])
@@ -334,7 +334,7 @@ def protocol(run: Run) -> dict:
         "test_images_sha256": fewshot.fingerprint(run.dataset.test.names),
         "template": run.dataset.template,
         "transforms": transforms.VERSION,
-        "pixels": run.dataset.test.pixels,
+        "pixels": run.dataset.test.pixels + (f"; {run.resize}" if run.resize.unusual else ""),
         "clip": config.clip.name,
         "clip_sha256": run.settings["clip.sha256"],
         "activation": run.method.towers.vision.activation,

@@ -39,7 +39,7 @@ def train_batches(run: Run, mesh: Mesh, start: int) -> Iterator[loader.Batch]:
         )
     return loader.train_batches(
         run.train,
-        image_size=run.arch.image_size,
+        resize=run.resize,
         augmentation=augmentation,
         workers=run.workers,
         **options,
@@ -55,7 +55,7 @@ def test_batches(
     if run.config.cache.views:
         batches = cache.test_batches(cached(run, method, source, mesh), **options)
     else:
-        options |= {"image_size": run.arch.image_size, "workers": run.workers}
+        options |= {"resize": run.resize, "workers": run.workers}
         batches = loader.test_batches(source, **options)
     for batch in tqdm(batches, title, -(-len(source) // size), disable=hosts.no_bar()):
         yield sharding.put_batch(batch, mesh)
@@ -85,7 +85,7 @@ def cached(
         encode=Encode(method),
         frozen={name: run.frozen[name] for name in ("vision", "logit_scale")},
         settings={"clip": run.settings["clip.sha256"]},
-        image_size=run.arch.image_size,
+        resize=run.resize,
         dtype=cache.STORED[run.config.precision],
         batch_size=run.config.eval.batch_size,
         mesh=mesh,

@@ -144,7 +144,7 @@ def classify(
     from sotglp_jax.data import pictures
     from sotglp_jax.trained.classifier import MOST, batches, bucket
 
-    rows, read = bucket(len(names)), pictures.ahead(names, classifier.image_size, 2 * MOST)
+    rows, read = bucket(len(names)), pictures.ahead(names, classifier.resize, 2 * MOST)
     for batch in batches(zip(range(len(names)), names, read, strict=True)):
         sound = [(i, name, pixels) for i, name, pixels in batch if isinstance(pixels, np.ndarray)]
         found = {}

@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sotglp_jax import clip, methods, workdir
-from sotglp_jax.clip import weights
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import datasets, duplicates, fewshot, loader
 from sotglp_jax.data.sources import Dataset, Source, choose_classes
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.check import Check
@@ -54,6 +54,12 @@ class Run:
     def arch(self) -> clip.Architecture:
         """CLIP's dimensions."""
         return self.clip.arch
+
+    @property
+    def resize(self) -> Resize:
+        """How CLIP wants to see images."""
+        stated = self.clip.stated
+        return Resize(self.arch.image_size, stated.resize_mode, stated.interpolation)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -228,7 +234,7 @@ def assemble(config: ConfigDict, path: Path, dataset: Dataset, loaded: clip.Clip
     dtype = DTYPES[config.precision]
     return Run(
         config=config,
-        settings=flatten(config) | {"clip.sha256": weights.fingerprint(loaded.params)},
+        settings=flatten(config) | {"clip.sha256": loaded.fingerprint},
         workdir=path,
         dataset=dataset,
         clip=loaded,

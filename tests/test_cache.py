@@ -15,6 +15,7 @@ from sotglp_jax import cache, features
 from sotglp_jax.configs import common
 from sotglp_jax.data import loader
 from sotglp_jax.data.sources import Source
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.devices import sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import PADDING
@@ -68,7 +69,7 @@ def uncached(run, start=0, epochs=4):
     augmentation = loader.Augmentation(run.config.data.crop_scale, run.config.data.flip)
     return loader.train_batches(
         run.train,
-        image_size=run.arch.image_size,
+        resize=run.resize,
         batch_size=4,
         epochs=epochs,
         seed=run.config.seed,
@@ -107,7 +108,7 @@ def test_views_are_the_first_epochs_of_an_uncached_run(make):
 def test_test_features_are_the_test_images(make):
     run = make()
     built = features.cached(run, run.method, run.dataset.test, sharding.make_mesh(1))
-    pixels = loader.test_batches(run.dataset.test, image_size=32, batch_size=4, workers=0)
+    pixels = loader.test_batches(run.dataset.test, resize=run.resize, batch_size=4, workers=0)
     found = list(cache.test_batches(built, batch_size=4, rows=range(4)))
     padding = [(b["label"] == PADDING).tolist() for b in found]
     assert padding == [[False] * 4, [False] * 2 + [True] * 2]
@@ -123,7 +124,7 @@ def test_rows_that_only_fill_up_the_devices_are_padding(make):
     built = features.cached(run, run.method, run.dataset.test, sharding.make_mesh(1))
     options = {"batch_size": 4, "rows": range(8)}
     found = [b["label"].tolist() for b in cache.test_batches(built, **options)]
-    pixels = loader.test_batches(run.dataset.test, image_size=32, workers=0, **options)
+    pixels = loader.test_batches(run.dataset.test, resize=run.resize, workers=0, **options)
     assert found == [b["label"].tolist() for b in pixels]
     assert found == [[0, 0, 0, 1] + [-1] * 4, [1, 1] + [-1] * 6]
 
@@ -180,13 +181,13 @@ def numbers(origin="numbers", offset=0):
 
 @pytest.fixture
 def load(tmp_path):
-    def run(source, encode=channel, settings=None, dtype=np.float32, **views):
+    def run(source, encode=channel, settings=None, dtype=np.float32, resize=None, **views):
         mesh = sharding.make_mesh(1)
         encoder = cache.Encoder(
             encode,
             np.float32(2),
             settings or {},
-            8,
+            Resize(8, **resize or {}),
             np.dtype(dtype),
             4,
             mesh,
@@ -233,11 +234,13 @@ def test_whatever_decides_the_features_has_a_file_of_its_own(load, tmp_path):
     load(numbers(), halves)
     load(numbers(), lambda frozen, pixels: channel(frozen + 1, pixels))
     load(numbers(), settings={"clip": "another"})
+    load(numbers(), resize={"mode": "squash"})
+    load(numbers(), resize={"interpolation": "bilinear"})
     load(numbers(), dtype=np.float16)
     load(numbers(), views=True)
-    assert len(files(tmp_path)) == 7
+    assert len(files(tmp_path)) == 9
     load(numbers(), lambda frozen, pixels: channel(frozen, pixels))  # the same program
-    assert len(files(tmp_path)) == 7
+    assert len(files(tmp_path)) == 9
 
 
 def test_the_name_is_the_same_in_every_process_and_on_every_mesh(environment):

@@ -144,6 +144,11 @@ class Clip:
     params: dict
     tokenizer: Tokenizer
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from other CLIPs, see `weights.fingerprint`."""
+        return weights.fingerprint(self.params, self.stated)
+
     def towers(self, dtype: jnp.dtype = jnp.float32) -> Towers:
         """Its modules, whose matrix products run in `dtype`."""
         return build(self.arch, self.activation, dtype, self.stated)

@@ -4,8 +4,9 @@ Every key of a config is used, compared with the weights, known to change nothin
 """
 
 import dataclasses
+import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sotglp_jax.errors import InputError
@@ -27,9 +28,11 @@ class Stated:
       vision_head_width: width of a head, instead of their number.
       vision_epsilon: of the layer norms.
       text_epsilon: of the layer norms.
-      sizes: what has to be as in the weights, by names of `weights.Architecture`.
+      sizes: what has to be as in the weights, each a name of `weights.Architecture` and its value.
       mean: of the pixels that the vision tower was trained on, per channel.
       std: their standard deviation.
+      resize_mode: "shortest" or "squash", how images become squares.
+      interpolation: "bicubic" or "bilinear".
     """
 
     activation: str = "quick_gelu"
@@ -38,9 +41,11 @@ class Stated:
     vision_head_width: int | None = None
     vision_epsilon: float = EPSILON
     text_epsilon: float = EPSILON
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sizes: tuple[tuple[str, int], ...] = ()
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    resize_mode: str = "shortest"
+    interpolation: str = "bicubic"
 
 
 def parse(config: dict) -> Stated:
@@ -56,46 +61,68 @@ def parse(config: dict) -> Stated:
     rest = {name: part for name, part in config.items() if name != "preprocessor"}
     stated = _open_clip(rest) if "model_cfg" in rest else _hugging_face(rest)
     pixels = _Part("preprocessor", config.get("preprocessor"))
-    if pixels and not rest.get("preprocess_cfg"):  # open_clip's own word counts more
-        stated = dataclasses.replace(stated, **_preprocessor(pixels))
-    for name, value in vars(stated).items():
-        if not _sound(name, value):
-            raise InputError(
-                f"the CLIP's config gives {name} as {value!r}: copy the config again, or "
-                "remove it where the weights are OpenAI's."
-            )
-    return stated
+    if not pixels or rest.get("preprocess_cfg"):  # open_clip's own word counts more
+        return stated
+    return _preprocessed(stated, pixels)
 
 
-def _sound(name: str, value: Any) -> bool:
-    if name in ("mean", "std"):
-        return len(value) == 3 and all(isinstance(x, int | float) for x in value)
-    if name == "sizes":
-        return all(isinstance(x, int) for x in value.values())
-    kind = {"activation": str, "vision_epsilon": float, "text_epsilon": float}.get(name, int | None)
-    return isinstance(value, kind) and value != 0
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _three(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_number, value))
+
+
+# What the value of a key must be: a test, and in words.
+Kind = tuple[Callable[[Any], bool], str]
+FLAG: Kind = (lambda x: isinstance(x, bool), "true or false")
+COUNT: Kind = (lambda x: type(x) is int and x > 0, "a whole number above 0")
+POSITIVE: Kind = (lambda x: _number(x) and x > 0, "a number above 0")
+TEXT: Kind = (lambda x: isinstance(x, str), "a text")
+THREE: Kind = (_three, "three numbers")
+THREE_POSITIVE: Kind = (lambda x: _three(x) and min(x) > 0, "three numbers above 0")
+PART: Kind = (lambda x: isinstance(x, dict), "an object")
 
 
 class _Part(dict):
     """A part of a config, whose keys are taken one by one, until the rest has to be harmless."""
 
-    def __init__(self, name: str, content: Any):
-        if content is not None and not isinstance(content, dict):
-            raise InputError(
-                f"the CLIP's config gives {name} as {content!r}: it must be an object."
-            )
+    def __init__(self, name: str, content: dict | None):
         super().__init__(content or {})
         self._name = name
 
-    def take(self, key: str, default: Any = None) -> Any:
-        """The value of a key, which is used; the default where it is missing or null."""
-        value = self.pop(key, None)
-        return default if value is None else value
+    def take(self, key: str, kind: Kind, default: Any = None) -> Any:
+        """The value of a key, which is used; the default where it is missing or null.
 
-    def sizes(self, **keys: str) -> dict[str, int]:
+        Raises:
+          InputError: the value is of another kind.
+        """
+        value, (fits, words) = self.pop(key, None), kind
+        if value is None:
+            return default
+        if not fits(value):
+            raise InputError(
+                f"the CLIP's config has {self._name}.{key}={value!r}, which must be {words}: copy "
+                "the config again, or remove it where the weights are OpenAI's."
+            )
+        return value
+
+    def part(self, key: str) -> "_Part":
+        """The part of this name, empty where it is missing."""
+        return _Part(key, self.take(key, PART))
+
+    def choose(self, key: str, choices: Mapping[Any, str]) -> str:
+        """What the value means; the first where the key is missing. Others are left and refused."""
+        value = self.get(key)
+        if not isinstance(value, str | int) or value not in choices:
+            return next(iter(choices.values()))
+        return choices[self.pop(key)]
+
+    def sizes(self, **keys: str) -> tuple[tuple[str, int], ...]:
         """The values of keys by the names of sizes, as far as they are there."""
-        found = {size: self.take(key) for size, key in keys.items()}
-        return {size: value for size, value in found.items() if value is not None}
+        found = ((size, self.take(key, COUNT)) for size, key in keys.items())
+        return tuple((size, value) for size, value in found if value is not None)
 
     def refuse_rest(
         self, neutral: Mapping[str, Collection], harmless: Collection[str] = ()
@@ -111,10 +138,14 @@ class _Part(dict):
                 continue
             if isinstance(value, dict) and not value:
                 continue
-            raise InputError(
-                f"the CLIP's config has {self._name}.{key}={value!r}, which is not done here: take "
-                "a CLIP without it, or remove the key where you know that it changes nothing."
-            )
+            raise self.refusal(key, value)
+
+    def refusal(self, key: str, value: Any) -> InputError:
+        """What is said of a value that changes features in a way that is not done here."""
+        return InputError(
+            f"the CLIP's config has {self._name}.{key}={value!r}, which is not done here: take "
+            "a CLIP without it, or remove the key where you know that it changes nothing."
+        )
 
 
 # ---------------------------------------------------------------- open_clip
@@ -159,41 +190,43 @@ _NEUTRAL_TEXT = {
     "hf_proj_type": ["mlp"],
     "hf_pooler_type": ["mean_pooler"],
 }
-_NEUTRAL_PIXELS = {"mode": ["RGB"], "interpolation": ["bicubic"], "resize_mode": ["shortest"]}
+_INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear"}
+_MODES = {"shortest": "shortest", "squash": "squash"}
 
 
 def _open_clip(config: dict) -> Stated:
     whole = _Part("config", config)
-    model = _Part("model_cfg", whole.take("model_cfg"))
-    pixels = _Part("preprocess_cfg", whole.take("preprocess_cfg"))
-    vision = _Part("vision_cfg", model.take("vision_cfg"))
-    text = _Part("text_cfg", model.take("text_cfg"))
+    model, pixels = whole.part("model_cfg"), whole.part("preprocess_cfg")
+    vision, text = model.part("vision_cfg"), model.part("text_cfg")
     sizes = model.sizes(embed_dim="embed_dim")
-    sizes |= vision.sizes(patch_size="patch_size", vision_width="width", vision_layers="layers")
-    sizes |= vision.sizes(image_size="image_size")
-    sizes |= text.sizes(context_length="context_length", vocab_size="vocab_size")
-    sizes |= text.sizes(text_width="width", text_layers="layers")
+    sizes += vision.sizes(patch_size="patch_size", vision_width="width", vision_layers="layers")
+    sizes += vision.sizes(image_size="image_size")
+    sizes += text.sizes(context_length="context_length", vocab_size="vocab_size")
+    sizes += text.sizes(text_width="width", text_layers="layers")
     stated = Stated(
-        activation="quick_gelu" if model.take("quick_gelu") else "gelu",
-        vision_head_width=vision.take("head_width"),
-        text_heads=text.take("heads"),
+        activation="quick_gelu" if model.take("quick_gelu", FLAG) else "gelu",
+        vision_head_width=vision.take("head_width", COUNT),
+        text_heads=text.take("heads", COUNT),
         vision_epsilon=_epsilon(vision),
         text_epsilon=_epsilon(text),
         sizes=sizes,
-        mean=tuple(pixels.take("mean", MEAN)),
-        std=tuple(pixels.take("std", STD)),
+        mean=tuple(pixels.take("mean", THREE, MEAN)),
+        std=tuple(pixels.take("std", THREE_POSITIVE, STD)),
+        resize_mode=pixels.choose("resize_mode", _MODES),
+        interpolation=pixels.choose("interpolation", _INTERPOLATIONS),
     )
     whole.refuse_rest({}, {"architecture", "tags", "name"})
     model.refuse_rest(_NEUTRAL_MODEL, _TRAINING)
     vision.refuse_rest(_NEUTRAL_VISION, _TRAINING)
     text.refuse_rest(_NEUTRAL_TEXT, _TRAINING)
-    pixels.refuse_rest(_NEUTRAL_PIXELS, {"size", "fill_color"})
+    # The model's size counts there, and the colour is for a mode that is not done here.
+    pixels.refuse_rest({"mode": ["RGB"]}, {"size", "fill_color"})
     return stated
 
 
 def _epsilon(part: _Part) -> float:
-    norm = _Part("norm_kwargs", part.take("norm_kwargs"))
-    epsilon = float(norm.take("eps", EPSILON))
+    norm = part.part("norm_kwargs")
+    epsilon = float(norm.take("eps", POSITIVE, EPSILON))
     norm.refuse_rest({})
     return epsilon
 
@@ -220,21 +253,21 @@ def _hugging_face(config: dict) -> Stated:
     vision = _Part("vision_config", _merged(whole, "vision_config"))
     text = _Part("text_config", _merged(whole, "text_config"))
     sizes = whole.sizes(embed_dim="projection_dim")
-    sizes |= _tower(vision, "vision") | _tower(text, "text")
-    sizes |= vision.sizes(patch_size="patch_size", image_size="image_size")
-    sizes |= text.sizes(context_length="max_position_embeddings", vocab_size="vocab_size")
-    activation = vision.take("hidden_act", "quick_gelu")
-    if (of_text := text.take("hidden_act", activation)) != activation:
+    sizes += _tower(vision, "vision") + _tower(text, "text")
+    sizes += vision.sizes(patch_size="patch_size", image_size="image_size")
+    sizes += text.sizes(context_length="max_position_embeddings", vocab_size="vocab_size")
+    activation = vision.take("hidden_act", TEXT, "quick_gelu")
+    if (of_text := text.take("hidden_act", TEXT, activation)) != activation:
         raise InputError(
             f"the CLIP's config has {activation} in the vision tower and {of_text} in the text "
             "tower, and only one activation for both is done here: take another CLIP."
         )
     stated = Stated(
         activation=activation,
-        vision_heads=vision.take("num_attention_heads"),
-        text_heads=text.take("num_attention_heads"),
-        vision_epsilon=float(vision.take("layer_norm_eps", EPSILON)),
-        text_epsilon=float(text.take("layer_norm_eps", EPSILON)),
+        vision_heads=vision.take("num_attention_heads", COUNT),
+        text_heads=text.take("num_attention_heads", COUNT),
+        vision_epsilon=float(vision.take("layer_norm_eps", POSITIVE, EPSILON)),
+        text_epsilon=float(text.take("layer_norm_eps", POSITIVE, EPSILON)),
         sizes=sizes,
     )
     for part, kind in ((whole, ""), (vision, "_vision_model"), (text, "_text_model")):
@@ -243,20 +276,18 @@ def _hugging_face(config: dict) -> Stated:
     return stated
 
 
-def _merged(whole: _Part, name: str) -> Any:
+def _merged(whole: _Part, name: str) -> dict:
     """A tower's part, over which old files write another form of it."""
-    part, over = whole.take(name), whole.take(f"{name}_dict")
-    return {**part, **over} if isinstance(part, dict) and isinstance(over, dict) else part or over
+    return whole.take(name, PART, {}) | whole.take(f"{name}_dict", PART, {})
 
 
-def _tower(part: _Part, tower: str) -> dict[str, int]:
+def _tower(part: _Part, tower: str) -> tuple[tuple[str, int], ...]:
     keys = {"width": "hidden_size", "layers": "num_hidden_layers", "mlp": "intermediate_size"}
     return part.sizes(**{f"{tower}_{size}": key for size, key in keys.items()})
 
 
-_BICUBIC = 3  # Pillow's number
+_RESAMPLING = {3: "bicubic", 2: "bilinear"}  # by Pillow's numbers
 _NEUTRAL_PREPROCESSOR = {
-    "resample": [_BICUBIC],
     "do_center_crop": [True],
     "do_normalize": [True],
     "do_resize": [True],
@@ -264,16 +295,33 @@ _NEUTRAL_PREPROCESSOR = {
     "do_convert_rgb": [True],
     "rescale_factor": [1 / 255],
 }
-_NAMES = {"feature_extractor_type", "image_processor_type", "processor_class", "crop_size"}
+_NAMES = {"feature_extractor_type", "image_processor_type", "processor_class"}
 
 
-def _preprocessor(pixels: _Part) -> dict[str, Any]:
-    size = pixels.take("size")
-    if isinstance(size, dict) and "shortest_edge" not in size:
-        raise InputError(
-            f"the CLIP's preprocessor_config.json has size={size!r}, which changes the ratio of an "
-            "image's sides, and that is not done here: take a CLIP that keeps it."
-        )
-    found = {"mean": pixels.take("image_mean"), "std": pixels.take("image_std")}
+def _preprocessed(stated: Stated, pixels: _Part) -> Stated:
+    """What a config states, and over it what its preprocessor_config.json does."""
+    size, mode = _side(pixels, "size")
+    crop, _ = _side(pixels, "crop_size")
+    if size and crop and size != crop:
+        raise pixels.refusal("crop_size", crop)
+    found = dataclasses.replace(
+        stated,
+        mean=tuple(pixels.take("image_mean", THREE, stated.mean)),
+        std=tuple(pixels.take("image_std", THREE_POSITIVE, stated.std)),
+        resize_mode=mode,
+        interpolation=pixels.choose("resample", _RESAMPLING),
+        sizes=stated.sizes + ((("image_size", size or crop),) if size or crop else ()),
+    )
     pixels.refuse_rest(_NEUTRAL_PREPROCESSOR, _NAMES | {key for key in pixels if key[0] == "_"})
-    return {name: tuple(value) for name, value in found.items() if value is not None}
+    return found
+
+
+def _side(pixels: _Part, key: str) -> tuple[int | None, str]:
+    """The side of the square that a size names, and how an image comes to it."""
+    value = pixels.pop(key, None)
+    sides = value if isinstance(value, dict) else {"shortest_edge": value}
+    side, *other = sides.values() or [None]
+    known = sides.keys() in ({"shortest_edge"}, {"height", "width"})
+    if not known or other not in ([], [side]) or not (value is None or COUNT[0](side)):
+        raise pixels.refusal(key, value)
+    return side, "squash" if other else "shortest"

@@ -342,7 +342,7 @@ def architecture(tensors: Mapping[str, np.ndarray], layout: Layout, stated: Stat
         text_mlp=text_mlp,
         embed_dim=shapes["vision/proj"][0 if layout is HUGGING_FACE else 1],
     )
-    for name, value in stated.sizes.items():
+    for name, value in stated.sizes:
         if value != getattr(found, name):
             raise InputError(
                 f"the weights have {name}={getattr(found, name)} but their config says {value}: "
@@ -426,9 +426,21 @@ def openai_names(arch: Architecture) -> set[str]:
     }
 
 
-def fingerprint(params: dict) -> str:
-    """SHA-256 over all weights of our tree, whatever file and layout they came from."""
+# Facts of a config that neither the weights nor a run's settings tell.
+_BESIDE = ("vision_epsilon", "text_epsilon", "mean", "std", "resize_mode", "interpolation")
+
+
+def fingerprint(params: dict, stated: Stated) -> str:
+    """SHA-256 over all weights of our tree, whatever file and layout they came from.
+
+    What their config states of layer norms, pixels and resizing is part of it where it is not as
+    CLIP has it.
+    """
     digest = hashlib.sha256()
+    usual = Stated()
+    for name in _BESIDE:
+        if (value := getattr(stated, name)) != getattr(usual, name):
+            digest.update(f"{name}={value}".encode())
     for path, x in sorted(flatten_dict(params, sep="/").items()):
         digest.update(path.encode())
         digest.update(x.tobytes())

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from sotglp_jax.data import transforms
 from sotglp_jax.data.pixels import explain, to_rgb
 from sotglp_jax.data.sources import FileReader, Source
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import PADDING
 
@@ -45,15 +46,15 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class _Train:
-    size: int
+    resize: Resize
     augmentation: Augmentation
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         image, scale = example["image"], self.augmentation.scale
         if scale:
-            pixels = transforms.random_resized_crop(image, self.size, scale, rng)
+            pixels = transforms.random_resized_crop(image, self.resize, scale, rng)
         else:
-            pixels = transforms.resize_and_crop(image, self.size)
+            pixels = transforms.resize_and_crop(image, self.resize)
         if self.augmentation.flip:
             pixels = transforms.flip(pixels, rng)
         return {"image": pixels, "label": example["label"]}
@@ -61,10 +62,10 @@ class _Train:
 
 @dataclasses.dataclass(frozen=True)
 class _Test:
-    size: int
+    resize: Resize
 
     def __call__(self, example: dict) -> dict:
-        pixels = transforms.resize_and_crop(example["image"], self.size)
+        pixels = transforms.resize_and_crop(example["image"], self.resize)
         return {"image": pixels, "label": example["label"]}
 
 
@@ -114,7 +115,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 def train_batches(
     source: Source,
     *,
-    image_size: int,
+    resize: Resize,
     batch_size: int,
     epochs: int,
     seed: int,
@@ -131,7 +132,7 @@ def train_batches(
 
     Args:
       source: training images.
-      image_size: R.
+      resize: R and the interpolation.
       batch_size: B.
       epochs: how often every image is shown.
       seed: randomness.
@@ -141,11 +142,11 @@ def train_batches(
       rows: of every batch, those to give, ascending; None gives all.
       drop_rest: leave out an epoch's last, short batch, see `steps_per_epoch`; else it is padded.
     """
-    examples = _shuffled(source, seed).random_map(_Train(image_size, augmentation))
+    examples = _shuffled(source, seed).random_map(_Train(resize, augmentation))
     whole = -(-len(source) // batch_size)
     steps = steps_per_epoch(len(source), batch_size) if drop_rest else whole
     rows = range(batch_size) if rows is None else rows
-    batches = _Batches(examples, image_size, batch_size, steps, epochs, rows)
+    batches = _Batches(examples, resize.size, batch_size, steps, epochs, rows)
     return _iterate(batches, workers, start)
 
 
@@ -165,7 +166,7 @@ def _shuffled(source: Sequence, seed: int):
 def test_batches(
     source: Source,
     *,
-    image_size: int,
+    resize: Resize,
     batch_size: int,
     workers: int,
     rows: Sequence[int] | None = None,
@@ -173,10 +174,10 @@ def test_batches(
     """Every image once, in order; the last batch is padded. Arguments as in `train_batches`."""
     import grain
 
-    examples = grain.MapDataset.source(source).map(_Test(image_size))
+    examples = grain.MapDataset.source(source).map(_Test(resize))
     steps = -(-len(source) // batch_size)
     rows = range(batch_size) if rows is None else rows
-    return _iterate(_Batches(examples, image_size, batch_size, steps, 1, rows), workers)
+    return _iterate(_Batches(examples, resize.size, batch_size, steps, 1, rows), workers)
 
 
 def _iterate(batches: _Batches, workers: int, start: int = 0) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from sotglp_jax.data import loader, transforms
 from sotglp_jax.data.pixels import explain, to_rgb
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
@@ -27,33 +28,33 @@ _one_at_a_time = threading.Lock()  # large pictures
 
 
 def ahead(
-    pictures: Iterable[Picture], size: int, count: int
+    pictures: Iterable[Picture], resize: Resize, count: int
 ) -> Iterator[UInt8[np.ndarray, "R R 3"] | InputError]:
     """What `read` gives for each picture in order, or the error that it raised.
 
     Args:
       pictures: read no faster than their results are taken.
-      size: R.
+      resize: see there.
       count: pictures that may be decoded before they are asked for.
     """
     pictures = iter(pictures)
     with concurrent.futures.ThreadPoolExecutor(loader.cores()) as pool:
-        begin = functools.partial(pool.submit, _try, size=size)
+        begin = functools.partial(pool.submit, _try, resize=resize)
         waiting = collections.deque(map(begin, itertools.islice(pictures, count)))
         while waiting:
             yield waiting.popleft().result()
             waiting.extend(map(begin, itertools.islice(pictures, 1)))
 
 
-def _try(picture: Picture, size: int) -> np.ndarray | InputError:
+def _try(picture: Picture, resize: Resize) -> np.ndarray | InputError:
     try:
-        return load(picture, size)
+        return load(picture, resize)
     except InputError as error:
         return error
 
 
-def load(picture: Picture, size: int) -> UInt8[np.ndarray, "R R 3"]:
-    """A picture as evaluation sees it: short side to R by bicubic interpolation, centre square.
+def load(picture: Picture, resize: Resize) -> UInt8[np.ndarray, "R R 3"]:
+    """A picture as evaluation sees it, a square by `resize`.
 
     Large pictures are decoded one at a time. A JPEG among them is reduced while it is decoded, so
     that its pixels may differ from evaluation's by rounding.
@@ -61,37 +62,39 @@ def load(picture: Picture, size: int) -> UInt8[np.ndarray, "R R 3"]:
     Args:
       picture: a file's name, a Pillow image, or an array (h, w), (h, w, 3) or (h, w, 4) of uint8 or
         of floats in [0, 1].
-      size: R.
+      resize: see there.
 
     Raises:
       InputError: it cannot be read, is too large for Pillow, or is no picture.
     """
     if isinstance(picture, str | os.PathLike):
         path = Path(picture).expanduser()
-        return _explained(functools.partial(_from_file, path, size), str(picture))
+        return _explained(functools.partial(_from_file, path, resize), str(picture))
     if isinstance(picture, Image.Image):
-        return _explained(functools.partial(_from_image, picture, size), "the image")
-    return _square(_from_array(np.asarray(picture)), size)
+        return _explained(functools.partial(_from_image, picture, resize), "the image")
+    return _square(_from_array(np.asarray(picture)), resize)
 
 
-def _from_file(path: Path, size: int) -> np.ndarray:
+def _from_file(path: Path, resize: Resize) -> np.ndarray:
     with Image.open(path) as image:
         large = image.width * image.height > LARGE
         with _one_at_a_time if large else contextlib.nullcontext():
             if large:
-                image.draft("RGB", (KEPT * size, KEPT * size))
+                image.draft("RGB", (KEPT * resize.size, KEPT * resize.size))
             image.load()
-            return _square(image, size)
+            return _square(image, resize)
 
 
-def _from_image(image: Image.Image, size: int) -> np.ndarray:
+def _from_image(image: Image.Image, resize: Resize) -> np.ndarray:
     with _one_at_a_time:  # Pillow decodes it at its first use, which two threads may make
         image.load()
-    return _square(image, size)
+    return _square(image, resize)
 
 
-def _square(image: Image.Image, size: int) -> np.ndarray:
-    return transforms.resize_and_crop(_middle(to_rgb(image, upright=True)), size)
+def _square(image: Image.Image, resize: Resize) -> np.ndarray:
+    image = to_rgb(image, upright=True)
+    seen = image if resize.mode == transforms.SQUASH else _middle(image)
+    return transforms.resize_and_crop(seen, resize)
 
 
 def _explained(decode: Callable[[], np.ndarray], name: str) -> np.ndarray:

@@ -24,7 +24,7 @@ def photographs(folder: Path) -> Source:
     rng = np.random.default_rng(0)
     for i in range(PHOTOS):
         shapes = Image.fromarray(rng.integers(0, 256, (24, 32, 3)).astype(np.uint8))
-        smooth = np.asarray(shapes.resize(SIZE, transforms.BICUBIC)).astype(int)
+        smooth = np.asarray(shapes.resize(SIZE, Image.Resampling.BICUBIC)).astype(int)
         grain = rng.integers(-12, 13, smooth.shape)
         pixels = (smooth + grain).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.jpg", quality=90)
@@ -63,7 +63,7 @@ def _rate(batches: Iterator, batch_size: int) -> float:
 def _ours(source: Source, workers: int, batch_size: int, image_size: int) -> Iterator:
     return loader.train_batches(
         source,
-        image_size=image_size,
+        resize=transforms.Resize(image_size),
         batch_size=batch_size,
         epochs=2,
         seed=0,
@@ -86,6 +86,6 @@ def _pool(source: Source, workers: int, batch_size: int, image_size: int) -> Ite
 
 def _plain(job: tuple[Path, int]) -> np.ndarray:
     path, size = job
-    rng = np.random.default_rng(0)
+    rng, resize = np.random.default_rng(0), transforms.Resize(size)
     image = read_image(path)
-    return transforms.flip(transforms.random_resized_crop(image, size, (0.08, 1.0), rng), rng)
+    return transforms.flip(transforms.random_resized_crop(image, resize, (0.08, 1.0), rng), rng)

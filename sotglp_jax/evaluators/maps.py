@@ -107,18 +107,20 @@ def first_of_classes(labels: Sequence[int]) -> list[int]:
     return sorted(first[label] for label in sorted(first)[:CLASSES])
 
 
-def examples(dataset: Dataset, positions: Sequence[int], found: Mapping, size: int) -> Examples:
+def examples(
+    dataset: Dataset, positions: Sequence[int], found: Mapping, resize: transforms.Resize
+) -> Examples:
     """Test images of a data set with their maps, by label.
 
     Args:
       dataset: the data set.
       positions: of the images among the test images.
       found: the fields of `Maps` of these images.
-      size: side of the images that the vision tower sees, in pixels.
+      resize: how the vision tower sees the images.
     """
     source = dataset.test.take(positions)
     order = np.argsort(source.labels, kind="stable")
-    images = [transforms.resize_and_crop(source[i]["image"], size) for i in order]
+    images = [transforms.resize_and_crop(source[i]["image"], resize) for i in order]
     maps = Maps(**{name: _light(np.asarray(x)[order]) for name, x in found.items()})
     names = tuple(dataset.class_names[source.labels[i]] for i in order)
     return Examples(names, np.stack([_shrunk(pixels) for pixels in images]), maps)

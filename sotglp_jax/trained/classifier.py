@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from sotglp_jax.data import pictures
 from sotglp_jax.data.pictures import Picture
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators.maps import Maps
 from sotglp_jax.trained import exported, finished, outputs
@@ -69,14 +70,14 @@ class Classifier:
 
     Attributes:
       class_names: of the C classes.
-      image_size: R, side of the images that the vision tower sees, in pixels.
+      resize: how the vision tower sees images.
       logits: names of the classifiers, the one that decides first.
       threshold: see `Prediction`.
       program: gives what `outputs.compute` does of uint8 images (B, R, R, 3).
     """
 
     class_names: tuple[str, ...]
-    image_size: int
+    resize: Resize
     logits: tuple[str, ...]
     threshold: float | None
     program: Callable[[UInt8[np.ndarray, "B R R 3"]], dict]
@@ -97,7 +98,8 @@ class Classifier:
             return cls._of_run(finished.load(path))
         about, program = exported.load(path)
         names, logits = tuple(about["class_names"]), tuple(about["logits"])
-        return cls(names, about["image_size"], logits, about["threshold"], program)
+        resize = Resize(about["image_size"], **about["resize"])
+        return cls(names, resize, logits, about["threshold"], program)
 
     @classmethod
     def _of_run(cls, run: Finished) -> "Classifier":
@@ -105,8 +107,8 @@ class Classifier:
         method = run.run.method
         program = jax.jit(functools.partial(outputs.compute, method=method))
         program = functools.partial(program, *jax.device_put(outputs.arguments(run)))
-        names, size = run.run.dataset.class_names, run.run.arch.image_size
-        return cls(names, size, tuple(method.logits), outputs.threshold(run), program)
+        names, resize = run.run.dataset.class_names, run.run.resize
+        return cls(names, resize, tuple(method.logits), outputs.threshold(run), program)
 
     def __call__(self, images: Picture | Sequence[Picture], maps: bool = False) -> Prediction:
         """Classifies one picture or several.
@@ -123,7 +125,7 @@ class Classifier:
         images = images if several else [images]
         if not len(images):
             raise InputError("there is no picture to classify: give one or more.")
-        rows, read = bucket(len(images)), pictures.ahead(images, self.image_size, 2 * MOST)
+        rows, read = bucket(len(images)), pictures.ahead(images, self.resize, 2 * MOST)
         parts = [self._run(np.stack(batch), rows, maps) for batch in batches(map(_sound, read))]
         return self._predict(jax.tree.map(lambda *x: np.concatenate(x), *parts))
 

@@ -18,12 +18,11 @@ from sotglp_jax.data import transforms
 from sotglp_jax.errors import InputError
 from sotglp_jax.trained import finished, outputs
 
-VERSION = 2
+VERSION = 3
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUT = (
-    "uint8 (images, image_size, image_size, 3), RGB: the short side resized to image_size by "
-    "Pillow's bicubic interpolation, then the centre square; the program divides by 255 and "
-    "normalises by mean and std"
+    "uint8 (images, image_size, image_size, 3), RGB: {resize}, by Pillow; the program divides by "
+    "255 and normalises by mean and std"
 )
 OUTPUT = (
     "softmax probabilities (images, classes) by classifier, of `logits` the first decides; "
@@ -69,18 +68,19 @@ def _program(run: finished.Finished) -> bytes:
 
 
 def _about(run: finished.Finished) -> dict:
-    method = run.run.method
+    method, resize = run.run.method, run.run.resize
     return {
         "version": VERSION,
         "class_names": run.run.dataset.class_names,
-        "image_size": run.run.arch.image_size,
+        "image_size": resize.size,
+        "resize": {"mode": resize.mode, "interpolation": resize.interpolation},
         "mean": method.towers.mean,
         "std": method.towers.std,
         "logits": tuple(method.logits),
         "threshold": outputs.threshold(run),
         "precision": run.run.config.precision,
         "transforms": transforms.VERSION,
-        "input": INPUT,
+        "input": INPUT.format(resize=resize),
         "output": OUTPUT,
         "versions": workdir.versions(),
     }

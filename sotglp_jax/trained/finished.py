@@ -55,8 +55,8 @@ def load(folder: Path, precision: str = "") -> Finished:
     run = assemble(config, folder, _without_images(folder, results), loaded)
     if run.settings["clip.sha256"] != results["config"]["clip.sha256"]:
         raise InputError(
-            f"the weights of clip={config.clip.name} are not those that the run {folder} was made "
-            "with: restore them."
+            f"the weights of clip={config.clip.name}, or what their config says of layer norms and "
+            f"pixels, are not those that the run {folder} was made with: restore them."
         )
     params = workdir.load_tensors(folder / workdir.PARAMS) if run.method.learns else {}
     return Finished(run, params, results)

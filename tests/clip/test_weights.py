@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from sotglp_jax import clip
 from sotglp_jax.clip import hub
+from sotglp_jax.clip.config import parse
 from sotglp_jax.errors import InputError
 
 
@@ -178,15 +179,79 @@ def test_pixel_statistics_come_from_the_config(folder):
 
 
 @pytest.mark.parametrize(
+    ("config", "mode", "interpolation"),
+    [
+        ({"model_cfg": {}}, "shortest", "bicubic"),
+        ({"model_cfg": {}, "preprocess_cfg": {"resize_mode": "squash"}}, "squash", "bicubic"),
+        (
+            {"model_cfg": {}, "preprocess_cfg": {"interpolation": "bilinear"}},
+            "shortest",
+            "bilinear",
+        ),
+        ({"preprocessor": {"size": {"height": 32, "width": 32}}}, "squash", "bicubic"),
+        ({"preprocessor": {"size": {"shortest_edge": 32}, "resample": 2}}, "shortest", "bilinear"),
+        ({"preprocessor": {"size": 32, "crop_size": 32, "resample": 3}}, "shortest", "bicubic"),
+    ],
+)
+def test_resizing_comes_from_the_config(config, mode, interpolation):
+    stated = parse(config)
+    assert (stated.resize_mode, stated.interpolation) == (mode, interpolation)
+
+
+def test_what_decides_the_features_beside_the_weights_tells_clips_apart(folder):
+    found = {clip.load(str(folder)).fingerprint}
+    model = {"quick_gelu": True}
+    for pixels in (
+        {},
+        {"resize_mode": "squash"},
+        {"interpolation": "bilinear"},
+        {"std": [1, 1, 1]},
+    ):
+        stated = {"model_cfg": model, "preprocess_cfg": pixels}
+        (folder / "open_clip_config.json").write_text(json.dumps(stated))
+        found.add(clip.load(str(folder)).fingerprint)
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize(
     ("config", "said"),
     [
         ("[1]", "is no JSON object"),
         ('{"model_cfg": 3}', "must be an object"),
         ('{"vision_config": "x"}', "must be an object"),
-        ('{"vision_config": {"num_attention_heads": "4"}}', "vision_heads"),
+        (
+            '{"vision_config": {"num_attention_heads": "4"}}',
+            "vision_config.num_attention_heads='4'",
+        ),
+        ('{"vision_config": {"num_attention_heads": true}}', "must be a whole number above 0"),
+        (
+            '{"vision_config": {"layer_norm_eps": "tiny"}}',
+            "layer_norm_eps='tiny', which must be a nu",
+        ),
+        ('{"vision_config": {"layer_norm_eps": NaN}}', "must be a number above 0"),
+        ('{"text_config": {"hidden_act": 1}}', "text_config.hidden_act=1, which must be a text"),
+        ('{"text_config": {"vocab_size": [190]}}', "text_config.vocab_size=[190], which must be"),
+        (
+            '{"model_cfg": {"quick_gelu": "yes"}}',
+            "model_cfg.quick_gelu='yes', which must be true or",
+        ),
         ('{"vision_config": {"num_attention_heads": 5}}', "5 heads do not divide"),
         ('{"text_config": {"num_hidden_layers": 7}}', "text_layers=2 but their config says 7"),
-        ('{"preprocessor": {"image_mean": [0.5, 1]}}', "gives mean as"),
+        ('{"preprocessor": {"image_mean": [0.5, 1]}}', "image_mean=[0.5, 1], which must be three"),
+        ('{"preprocessor": {"image_std": [0, 1, 1]}}', "three numbers above 0"),
+        ('{"preprocessor": {"image_std": 0.5}}', "preprocessor.image_std=0.5, which must be three"),
+        ('{"preprocessor": {"size": 48, "crop_size": 32}}', "crop_size=32, which is not done here"),
+        ('{"preprocessor": {"size": 48}}', "image_size=32 but their config says 48"),
+        (
+            '{"preprocessor": {"size": {"height": 32, "width": 48}}}',
+            "size={'height': 32, 'width': 48}",
+        ),
+        ('{"preprocessor": {"resample": 0}}', "preprocessor.resample=0, which is not done here"),
+        (
+            '{"model_cfg": {}, "preprocess_cfg": {"resize_mode": "longest"}}',
+            "resize_mode='longest'",
+        ),
+        ('{"model_cfg": {}, "preprocess_cfg": {"interpolation": ["x"]}}', "interpolation=['x']"),
     ],
 )
 def test_a_wrong_config_is_refused(folder, config, said):

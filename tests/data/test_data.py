@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from sotglp_jax.data import datasets, fewshot, loader, transforms
+from sotglp_jax.data import datasets, fewshot, loader, pictures, transforms
 from sotglp_jax.data.pixels import read_image
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import PADDING
 
@@ -270,23 +271,46 @@ def test_bad_images_are_listed_before_training(folder):
 def test_resize_keeps_the_short_side_and_the_centre():
     wide = np.zeros((100, 300, 3), np.uint8)
     wide[:, 100:200] = 255
-    out = transforms.resize_and_crop(Image.fromarray(wide), 50)
+    out = transforms.resize_and_crop(Image.fromarray(wide), Resize(50))
     assert out.shape == (50, 50, 3) and out[:, 3:-3].min() > 250
-    assert transforms.resize_and_crop(picture(size=(3, 50)), 32).shape == (32, 32, 3)
+    assert transforms.resize_and_crop(picture(size=(3, 50)), Resize(32)).shape == (32, 32, 3)
     same = picture(size=(32, 32))
-    np.testing.assert_array_equal(transforms.resize_and_crop(same, 32), same)
+    np.testing.assert_array_equal(transforms.resize_and_crop(same, Resize(32)), same)
+
+
+@pytest.mark.parametrize("name", ["bicubic", "bilinear"])
+def test_resizing_is_pillows(name):
+    wide, filter_ = picture(size=(100, 50)), Image.Resampling[name.upper()]
+    shortest = wide.resize((50, 25), filter_).crop((12, 0, 37, 25))
+    squashed = wide.resize((25, 25), filter_)
+    for mode, expected in (("shortest", shortest), ("squash", squashed)):
+        resize, image = Resize(25, mode, name), {"image": wide, "label": 0}
+        (batch,) = loader.test_batches([image], resize=resize, batch_size=1, workers=0)
+        for found in (batch["image"][0], pictures.load(wide, resize)):
+            np.testing.assert_array_equal(found, np.asarray(expected))
+    square = wide.crop((0, 0, 50, 50))  # the whole of it is the only part of all its area
+    rng = np.random.default_rng(0)
+    whole = transforms.random_resized_crop(square, Resize(25, "squash", name), (1.0, 1.0), rng)
+    np.testing.assert_array_equal(whole, np.asarray(square.resize((25, 25), filter_)))
+
+
+def test_the_ends_of_a_long_picture_count_where_it_is_squashed():
+    long = np.zeros((4, 4000), np.uint8)
+    long[:, :500] = 255
+    assert pictures.load(long, Resize(8, "squash"))[:, 0].min() > 200
+    assert not pictures.load(long, Resize(8)).any()
 
 
 def test_random_crop_stays_inside_and_covers_the_asked_area():
     rng = np.random.default_rng(0)
     white = Image.new("RGB", (90, 40), "white")
     for _ in range(50):
-        crop = transforms.random_resized_crop(white, 16, (0.08, 1.0), rng)
+        crop = transforms.random_resized_crop(white, Resize(16), (0.08, 1.0), rng)
         assert crop.shape == (16, 16, 3) and crop.min() == 255
     # Too narrow for any allowed ratio at full area: the centre part.
     stripe = np.zeros((10, 400, 3), np.uint8)
     stripe[:, 190:210] = 255
-    crop = transforms.random_resized_crop(Image.fromarray(stripe), 16, (1.0, 1.0), rng)
+    crop = transforms.random_resized_crop(Image.fromarray(stripe), Resize(16), (1.0, 1.0), rng)
     assert crop.mean() > 250
 
 
@@ -295,7 +319,7 @@ def batches(source, start=0, seed=1, workers=0, batch_size=4, epochs=3, rows=Non
     return list(
         loader.train_batches(
             source,
-            image_size=8,
+            resize=Resize(8),
             batch_size=batch_size,
             epochs=epochs,
             seed=seed,
@@ -327,7 +351,7 @@ def test_training_batches_drop_the_rest_and_resume_by_position(folder):
 
 def test_workers_give_the_same_batches_and_leave_nothing_behind(folder):
     source = datasets.resolve(str(folder)).train
-    options = {"image_size": 8, "batch_size": 2}
+    options = {"resize": Resize(8), "batch_size": 2}
     found = loader.test_batches(source, **options, workers=1)
     expected = list(loader.test_batches(source, **options, workers=0))
     same([next(found) for _ in range(3)], expected[:3])
@@ -345,7 +369,7 @@ def test_a_machine_that_gives_no_semaphores_is_told(folder, monkeypatch):
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
     batches = loader.test_batches(
-        datasets.resolve(str(folder)).test, image_size=8, batch_size=2, workers=1
+        datasets.resolve(str(folder)).test, resize=Resize(8), batch_size=2, workers=1
     )
     with pytest.raises(InputError, match="set --config.data.workers=0"):
         next(batches)
@@ -358,7 +382,7 @@ def test_two_processes_share_the_rows_of_the_same_batches(folder):
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in pairs]
     same(joined, batches(source))
     same(batches(source, start=4, rows=halves[1]), batches(source, rows=halves[1])[4:])
-    options = {"image_size": 8, "batch_size": 4, "workers": 0}
+    options = {"resize": Resize(8), "batch_size": 4, "workers": 0}
     first, second = (
         list(loader.test_batches(source.take(range(5)), **options, rows=rows)) for rows in halves
     )
@@ -377,7 +401,7 @@ def test_a_data_set_below_one_batch_is_padded(folder):
 
 def test_test_batches_hold_every_image_once(folder):
     source = datasets.resolve(str(folder)).test
-    whole = list(loader.test_batches(source, image_size=8, batch_size=4, workers=0))
+    whole = list(loader.test_batches(source, resize=Resize(8), batch_size=4, workers=0))
     labels = np.concatenate([b["label"][b["label"] != PADDING] for b in whole])
     assert labels.tolist() == list(source.labels)
     assert {b["image"].shape for b in whole} == {(4, 8, 8, 3)}
@@ -405,7 +429,7 @@ def test_pixels_without_a_range_are_refused(tmp_path, pixels):
 def test_an_image_smaller_than_a_patch_is_scaled_up(size):
     image, rng = Image.new("RGB", size, "red"), np.random.default_rng(0)
     for pixels in (
-        transforms.resize_and_crop(image, 32),
-        *(transforms.random_resized_crop(image, 32, (0.08, 1.0), rng) for _ in range(20)),
+        transforms.resize_and_crop(image, Resize(32)),
+        *(transforms.random_resized_crop(image, Resize(32), (0.08, 1.0), rng) for _ in range(20)),
     ):
         np.testing.assert_array_equal(pixels, np.full((32, 32, 3), (255, 0, 0)))

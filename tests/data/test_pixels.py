@@ -9,6 +9,7 @@ from PIL import Image
 from sotglp_jax.data import loader, pictures
 from sotglp_jax.data.pixels import read_image
 from sotglp_jax.data.sources import image_files
+from sotglp_jax.data.transforms import Resize
 
 
 def decoded(image, path, **options):
@@ -79,7 +80,7 @@ def test_damaged_exif_means_as_stored_in_check_reading_and_prediction(tmp_path, 
     plain, upright = decoded(Image.new("RGB", (4, 2)), path, exif=exif)
     np.testing.assert_array_equal(upright, plain)
     assert loader.unreadable([image_files(tmp_path, [path.name], [0], upright=True)]) == []
-    assert pictures.load(path, 2).shape == (2, 2, 3)
+    assert pictures.load(path, Resize(2)).shape == (2, 2, 3)
 
 
 def test_an_orientation_that_can_be_read_counts_beside_what_cannot(tmp_path):

@@ -12,6 +12,7 @@ from conftest import ROOT
 from PIL import Image
 
 from sotglp_jax.data import datasets, fewshot, loader, shards
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 
 # Importing TensorFlow takes seconds: one process prepares everything.
@@ -102,7 +103,7 @@ def test_prepared_shards_are_the_folder(folders):
 
 def batches(source, workers):
     augmentation = loader.Augmentation((0.5, 1.0), True)
-    options = {"image_size": 8, "batch_size": 2, "epochs": 2, "seed": 1, "workers": workers}
+    options = {"resize": Resize(8), "batch_size": 2, "epochs": 2, "seed": 1, "workers": workers}
     return loader.train_batches(source, augmentation=augmentation, **options)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from sotglp_jax import workdir
 from sotglp_jax.data.sources import Dataset, Source
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import maps
 from sotglp_jax.methods import transport
@@ -98,7 +99,7 @@ def test_maps_are_kept_of_the_first_image_of_each_class(scores, tmp_path):
     dataset = Dataset("x", ("a", "b", "c", "d"), "{}", source, source, source)
     part = vars(jax.device_get(maps.compute(scores, LABELS)))
     part = {name: x[:2] for name, x in part.items()}
-    kept = maps.examples(dataset, [0, 1], part, 224)  # of labels 2 and 0
+    kept = maps.examples(dataset, [0, 1], part, Resize(224))  # of labels 2 and 0
     assert kept.names == ("a", "c") and kept.images.shape == (2, maps.SIDE, maps.SIDE, 3)
     assert kept.images[:, 0, 0, 0].tolist() == [1, 0]
     np.testing.assert_allclose(kept.maps.prompts, part["prompts"][[1, 0]], atol=1e-3)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zlib
 
+import clips
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -20,6 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from sotglp_jax import Classifier, export, predict, study
 from sotglp_jax.configs import common
 from sotglp_jax.data import digits, pictures
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.trained import finished
 from sotglp_jax.trained.classifier import bucket
@@ -39,10 +41,13 @@ def trained(clip_folder, folder, method="sotglp", **changes):
 
 
 @pytest.fixture(scope="module")
-def run(clip_folder, tmp_path_factory):
-    """The folder of a finished run."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return trained(clip_folder, folder, **{"method.iterations": 2})
+def run(tmp_path_factory):
+    """The folder of a finished run, whose CLIP sees images in its own way."""
+    folder = tmp_path_factory.mktemp("runs")
+    pixels = {"resize_mode": "squash", "interpolation": "bilinear"}
+    stated = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": pixels}
+    own = clips.write(folder / "clip", json.dumps(stated))
+    return trained(own, folder / "run", **{"method.iterations": 2})
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +97,7 @@ def test_a_run_predicts_what_it_was_evaluated_to(run, classifier):
     assert results["ood_threshold"]["images"] == 10 and results["ood_threshold"]["part"] == "val"
     assert found.threshold == results["ood_threshold"]["value"]
     assert results["ood_threshold"]["local"] == "vv"
+    assert results["protocol"]["pixels"].endswith("; both sides resized to 32 by bilinear")
     np.testing.assert_array_equal(found.is_ood, found.ood_score < found.threshold)
     assert found.maps is None
 
@@ -130,6 +136,9 @@ def test_maps_are_of_the_predicted_class(classifier):
 
 def test_an_export_gives_what_the_run_gives(classifier, exported):
     other = Classifier.load(exported)
+    assert other.resize == classifier.resize == Resize(32, "squash", "bilinear")
+    about = json.loads(exported.with_suffix(".sotglp.json").read_text())
+    assert "both sides resized to 32 by bilinear, by Pillow" in about["input"]
     assert (other.class_names, other.threshold) == (classifier.class_names, classifier.threshold)
     for n in (1, 8):
         several = [digits.draw(i) for i in TEST[:n]]
@@ -144,7 +153,7 @@ def test_the_readmes_lines_run_an_export_with_jax_and_numpy_alone(
     (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(program.splitlines()) <= 12
     several = [digits.draw(i) for i in TEST[:8]]
-    pixels = np.stack([pictures.load(image, 32) for image in several])
+    pixels = np.stack([pictures.load(image, classifier.resize) for image in several])
     np.save(exported.parent / "pixels.npy", pixels)
     program += "import sys\nprint({x.split('.')[0] for x in sys.modules} & set(sys.argv[1:]))\n"
     foreign = ["sotglp_jax", "flax", "ott", "optax", "PIL", "orbax"]
@@ -168,7 +177,7 @@ def change_json(path, **values):
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("version", "export of version 0 and this package reads version 2: export the run again"),
+        ("version", "export of version 0 and this package reads version 3: export the run again"),
         ("damaged", "is not the file that .* describes: copy both again"),
         ("alone", r"digits.sotglp.json is not there"),
         ("nothing", "does not describe an export"),
@@ -265,9 +274,10 @@ def test_what_is_no_picture(classifier, picture, said):
 
 def test_pictures_of_odd_sizes(classifier, tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (1, 1), np.uint8)
-    assert (pictures.load(grey, 32) == grey[0, 0]).all()
+    assert (pictures.load(grey, Resize(32)) == grey[0, 0]).all()
     line = np.arange(200_000, dtype=np.uint8)[None]  # 32 rows of it would have 204 million pixels
-    assert pictures.load(line, 32).shape == pictures.load(line.T, 32).shape == (32, 32, 3)
+    for turned in (line, line.T):
+        assert pictures.load(turned, Resize(32)).shape == (32, 32, 3)
     with pytest.raises(InputError, match="give one or more"):
         classifier([])
 
@@ -291,11 +301,11 @@ def test_a_decompression_bomb_is_refused(classifier, tmp_path):
 def test_a_large_jpeg_is_reduced_while_it_is_decoded(tmp_path, monkeypatch):
     small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     Image.fromarray(small).resize((1600, 1200), Image.Resampling.BICUBIC).save(tmp_path / "x.jpg")
-    whole = pictures.load(tmp_path / "x.jpg", 32).astype(int)
+    whole = pictures.load(tmp_path / "x.jpg", Resize(32)).astype(int)
     drafted, draft = [], JpegImageFile.draft
     monkeypatch.setattr(pictures, "LARGE", 1_000_000)
     monkeypatch.setattr(JpegImageFile, "draft", lambda *a: drafted.append(draft(*a)))
-    reduced = pictures.load(tmp_path / "x.jpg", 32).astype(int)
+    reduced = pictures.load(tmp_path / "x.jpg", Resize(32)).astype(int)
     assert drafted and abs(reduced - whole).max() <= 3
 
 
@@ -307,7 +317,7 @@ def test_pictures_are_read_no_faster_than_they_are_taken():
             asked.append(digits.draw(900))
             yield asked[-1]
 
-    read = pictures.ahead(endless(), 32, 4)
+    read = pictures.ahead(endless(), Resize(32), 4)
     for _ in range(10):
         next(read)
     read.close()
