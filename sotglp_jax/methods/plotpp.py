@@ -152,6 +152,12 @@ class PlotPlusPlus(Method):
         tree = {"start": start.astype(np.int32)}
         for members in groups.values():
             whole = tokenizer([f"{self.templates[members[0]]} {name}." for name in names])
+            if whole.eot.min() <= k:  # nothing would be left of a sentence, not even its end
+                raise InputError(
+                    f'method.templates: "{self.templates[members[0]]}" is too short before '
+                    f'"{names[whole.eot.argmin()]}" for the {k} learned tokens that the first '
+                    "template has: write a longer one."
+                )
             rest = np.concatenate([whole.ids[:, :1], whole.ids[:, 1 + k :]], axis=1)
             key = " ".join(["rest of", *map(str, members)])
             tree[key] = whole.replace(ids=rest, eot=whole.eot - k)
