@@ -30,6 +30,7 @@ from sotglp_jax.data.sources import Source
 from sotglp_jax.devices import hosts
 from sotglp_jax.feature_file import FeatureFile
 from sotglp_jax.methods.contract import PADDING
+from sotglp_jax.paths import local
 
 # float32 runs are to be the same with a cache and without it.
 STORED = {"float32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16)}
@@ -168,7 +169,7 @@ def _file(encoder: Encoder, source: Source, views: Views | None) -> FeatureFile:
 def base(folder: str = "") -> Path:
     """Where features are cached; "" is the user's cache folder."""
     if folder:
-        return Path(folder).expanduser()
+        return local(folder, "cache.folder")
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sotglp_jax/features"
 
 

@@ -22,7 +22,6 @@ from sotglp_jax.errors import mend, run_command
 PACKAGE = "sotglp_jax"
 PATIENCE = 3.0  # seconds that the hub has for an answer
 ROOM = 2e9  # bytes on disk: CLIP ViT-L/14, which is the largest download of the field's
-SHARED = 2**26  # bytes of shared memory that Docker gives; batches soon fill them
 
 Found = Iterator[tuple[str, str]]  # a line, and what is wrong about it, or ""
 
@@ -125,10 +124,6 @@ def caches() -> Found:
         yield f"{what}: {size / 1e6:.0f} MB in {folder}", fault
     free = shutil.disk_usage(there).free
     yield f"disk: {free / 1e9:.0f} GB free", "" if free > ROOM else f"make room below {there}."
-    if (shared := Path("/dev/shm")).exists():
-        total = shutil.disk_usage(shared).total
-        fault = "" if total > SHARED else f"{shared} is small: `docker run --shm-size=1g`."
-        yield f"shared memory: {total / 1e9:.1f} GB", fault
 
 
 def hub() -> Found:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from sotglp_jax import main
 from sotglp_jax.errors import InputError, run_command
+from sotglp_jax.paths import local
 
 
 def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
@@ -95,10 +96,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("out", help="prompts of a run to a file", allow_abbrev=False)
-    out.add_argument("folder", metavar="WORKDIR", type=Path)
-    out.add_argument("--out", metavar="FILE", type=Path, required=True)
+    out.add_argument("folder", metavar="WORKDIR", type=local)
+    out.add_argument("--out", metavar="FILE", type=local, required=True)
     into = commands.add_parser("in", help="a file to a run folder", allow_abbrev=False)
-    into.add_argument("file", metavar="FILE", type=Path)
+    into.add_argument("file", metavar="FILE", type=local)
     arguments, rest = parser.parse_known_args(argv[1:])
     main.parse([argv[0], *rest])
     return arguments
@@ -108,12 +109,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Does what the command line says."""
     main.quiet()
     if arguments.command == "out":
-        take_out(arguments.folder.expanduser(), arguments.out.expanduser())
+        take_out(arguments.folder, arguments.out)
     else:
         config = flags.FLAGS.config
         if config is None or "study" in config:
             raise InputError("--config=FILE must name one run: configs/fewshot.py is a start.")
-        bring_in(arguments.file.expanduser(), config, flags.FLAGS.workdir)
+        bring_in(arguments.file, config, flags.FLAGS.workdir)
 
 
 if __name__ == "__main__":

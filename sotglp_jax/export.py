@@ -4,18 +4,18 @@ Beside FILE comes FILE.json: class names, pre-processing, threshold. numpy and j
 """
 
 import argparse
-from pathlib import Path
 
 from absl import flags, logging
 
 from sotglp_jax.errors import run_command
+from sotglp_jax.paths import local
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m sotglp_jax.export", description=__doc__)
-    parser.add_argument("run", metavar="RUN_FOLDER", type=Path, help="folder of a finished run")
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file to write")
+    parser.add_argument("run", metavar="RUN_FOLDER", type=local, help="folder of a finished run")
+    parser.add_argument("--out", metavar="FILE", type=local, required=True, help="file to write")
     parser.add_argument(
         "--precision", choices=("bf16", "float32"), default="", help="of products [as the run]"
     )
@@ -30,8 +30,8 @@ def main(arguments: argparse.Namespace) -> None:
 
     logging.set_verbosity(logging.WARNING)
     programs.keep()
-    out = arguments.out.expanduser()
-    exported.write(arguments.run.expanduser(), out, arguments.precision)
+    exported.write(arguments.run, arguments.out, arguments.precision)
+    out = arguments.out
     print(f"export: {out} ({out.stat().st_size / 1e6:.0f} MB), {out}.json")
 
 

@@ -19,6 +19,7 @@ from absl import flags, logging
 
 from sotglp_jax.data.files import describe, read_folder
 from sotglp_jax.errors import InputError, run_command
+from sotglp_jax.paths import local
 
 if TYPE_CHECKING:
     from sotglp_jax.trained.classifier import Classifier, Prediction
@@ -37,10 +38,10 @@ Line = Callable[[dict], str]
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m sotglp_jax.predict", description=__doc__)
-    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or export")
+    parser.add_argument("run", metavar="RUN", type=local, help="a finished run's folder, or export")
     parser.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help="folders: all below")
     parser.add_argument("--topk", type=int, default=5, help="classes to show [5]")
-    parser.add_argument("--maps", metavar="DIR", type=Path, help="for pictures of the patch maps")
+    parser.add_argument("--maps", metavar="DIR", type=local, help="for pictures of the patch maps")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON object an image")
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
@@ -88,10 +89,10 @@ def main(arguments: argparse.Namespace) -> None:
 def _made(folder: Path | None) -> Path | None:
     try:
         if folder:
-            folder.expanduser().mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from None
-    return folder and folder.expanduser()
+    return folder
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:
@@ -112,7 +113,7 @@ def image_names(given: Sequence[str], left_out: Counter[str]) -> list[str]:
     """
     names = {}
     for name in given:
-        path = Path(name).expanduser()
+        path = local(name)
         if not path.exists():
             raise InputError(f"{name} is not there: give images, or folders of them.")
         folder = read_folder(path)

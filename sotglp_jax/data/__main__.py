@@ -3,12 +3,12 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from sotglp_jax.data import catalog, check, datasets, fetch, loader, records
 from sotglp_jax.errors import InputError, run_command
+from sotglp_jax.paths import local
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -32,7 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def run_check(arguments: argparse.Namespace) -> None:
     """Reports on data sets; exit code 1 where one is not whole."""
-    root = Path(arguments.root or "data").expanduser()
+    root = local(arguments.root or "data", "--root")
     whole = [check.check(name, root) for name in _names(arguments.name)]
     if len(whole) > 1:
         print(f"{sum(whole)} of {len(whole)} data sets are ready below {root.absolute()}")
@@ -41,7 +41,7 @@ def run_check(arguments: argparse.Namespace) -> None:
 
 def run_fetch(arguments: argparse.Namespace) -> None:
     """Fetches data sets, and says what is left to do."""
-    root = Path(arguments.root or "data").expanduser()
+    root = local(arguments.root or "data", "--root")
     for name in _names(arguments.name):
         listed, folder = datasets.locate(name, root)
         if listed:
@@ -55,10 +55,10 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 def run_prepare(arguments: argparse.Namespace) -> None:
     """Writes a data set as shards of TensorFlow Datasets."""
+    out = local(arguments.out or arguments.root or "data", "--out")
     dataset = datasets.resolve(arguments.name, arguments.root)
     loader.check_images(list(dataset.parts.values()))
-    out = arguments.out or arguments.root or "data"
-    print(f"{dataset.name}: {records.prepare(dataset, out)}")
+    print(f"{dataset.name}: {records.prepare(dataset, str(out))}")
     if arguments.name in catalog.ENTRIES:
         print(f"next: dataset={arguments.name} with --config.data.root={out}")
     else:

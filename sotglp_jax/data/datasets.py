@@ -15,6 +15,7 @@ from sotglp_jax.data.folders import image_folder
 from sotglp_jax.data.sources import Dataset, FileReader, Source, image_files
 from sotglp_jax.data.splits import read_split
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import local
 
 
 def resolve(
@@ -35,12 +36,11 @@ def resolve(
     """
     if template.count("{}") != 1 and template:
         raise InputError(f'data.template="{template}" needs exactly one {{}} for the class name.')
-    refuse_address("data.root", root)
-    refuse_address("dataset", dataset.removeprefix("tfds:"))
     if dataset == "digits":
         found = digits()
     elif dataset.startswith("tfds:"):
-        found = records.load(dataset.removeprefix("tfds:"), root)
+        place = str(local(root, "data.root")) if root else ""
+        found = records.load(dataset.removeprefix("tfds:"), place)
     elif dataset in ENTRIES:
         found = _of_the_field(dataset, root or "data", allow_partial)
     else:
@@ -48,15 +48,6 @@ def resolve(
     known = dataset == "digits" or dataset in ENTRIES
     notes = (*found.notes, *names.check(found.name, found.class_names, known))
     return dataclasses.replace(found, template=template or found.template, notes=notes)
-
-
-def refuse_address(key: str, value: str) -> None:
-    """Raises `InputError` where a folder is asked for and an address of a bucket is given."""
-    if "://" in value:
-        raise InputError(
-            f"{key}={value} is an address, and only folders of this machine can be used: copy or "
-            "mount it, and give the folder."
-        )
 
 
 def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Dataset:
@@ -74,7 +65,7 @@ def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Datase
         return _without_classes(name, drawn.drawn(name))
     if name in OOD:
         return _of_the_field(name, root or "data", allow_partial)
-    folder = Path(name).expanduser()
+    folder = local(name, "ood.sets")
     found = read_folder(folder)
     images, left_out = found.list_images(folder), describe(found.count_left_out())
     if not images:
@@ -131,9 +122,9 @@ def counts(dataset: Dataset) -> tuple[int, ...]:
 
 
 def _of_the_field(name: str, root: str, allow_partial: bool) -> Dataset:
-    if prepared := records.find(name, root):
+    entry, folder = ENTRIES[name], local(root, "data.root")
+    if prepared := records.find(name, str(folder)):
         return prepared
-    entry, folder = ENTRIES[name], Path(root).expanduser()
     listed, _ = locate(name, folder)
     if listed is None:
         raise InputError(
@@ -181,11 +172,11 @@ def _first_missing(listed: Dataset, found: Dataset) -> str:
 
 
 def _own(dataset: str, root: str, allow_partial: bool) -> Dataset:
-    path = Path(dataset).expanduser()
+    path = local(dataset, "dataset")
     if path.is_dir():
         return image_folder(path, DEFAULT_TEMPLATE)
     if path.suffix == ".json":
-        roots = [Path(root).expanduser()] if root else [path.parent, path.parent / "images"]
+        roots = [local(root, "data.root")] if root else [path.parent, path.parent / "images"]
         name = path.stem.removeprefix("split_zhou_")
         listed = read_split(path, roots, DEFAULT_TEMPLATE, name, upright=True)
         return _whole(listed, counts(listed), allow_partial)

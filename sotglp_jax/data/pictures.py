@@ -18,6 +18,7 @@ from sotglp_jax.data import loader, transforms
 from sotglp_jax.data.pixels import explain, to_rgb
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import local
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
@@ -68,7 +69,7 @@ def load(picture: Picture, resize: Resize) -> UInt8[np.ndarray, "R R 3"]:
       InputError: it cannot be read, is too large for Pillow, or is no picture.
     """
     if isinstance(picture, str | os.PathLike):
-        path = Path(picture).expanduser()
+        path = local(picture)
         return _explained(functools.partial(_from_file, path, resize), str(picture))
     if isinstance(picture, Image.Image):
         return _explained(functools.partial(_from_image, picture, resize), "the image")

@@ -5,18 +5,18 @@ prompts are, and which classes are taken for which.
 """
 
 import argparse
-from pathlib import Path
 
 from absl import flags, logging
 
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import local
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m sotglp_jax.inspect", description=__doc__)
-    parser.add_argument("folder", metavar="WORKDIR", type=Path, help="a finished run's folder")
-    parser.add_argument("--out", metavar="PICTURE", type=Path, help="for a picture, .png or .pdf")
+    parser.add_argument("folder", metavar="WORKDIR", type=local, help="a finished run's folder")
+    parser.add_argument("--out", metavar="PICTURE", type=local, help="for a picture, .png or .pdf")
     flags.FLAGS(argv[:1])
     return parser.parse_args(argv[1:])
 
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise InputError(f"--out={arguments.out} must end in .png or .pdf.")
     logging.set_verbosity(logging.WARNING)
     programs.keep()
-    folder = arguments.folder.expanduser()
+    folder, out = arguments.folder, arguments.out
     found = finished.load(folder)
     method, names = found.run.method, found.run.dataset.class_names
     if not method.learns:
@@ -40,8 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
     trees, contexts = (found.params, found.run.frozen), method.contexts(found.params)
     tokenizer = found.run.clip.tokenizer
     print("\n".join(insights.lines(names, *trees, tokenizer, contexts, alike, counts)))
-    if arguments.out:
-        out = arguments.out.expanduser()
+    if out:
         try:
             heatmaps.draw(alike, counts, names).savefig(out, dpi=150)
         except OSError as error:

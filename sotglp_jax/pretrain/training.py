@@ -28,6 +28,7 @@ from sotglp_jax.clip.tokenizer import END, START, Tokenizer
 from sotglp_jax.data.digits import CLASS_NAMES, digits, source
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.similarity import unit
+from sotglp_jax.paths import local
 from sotglp_jax.pretrain import glyphs
 
 _OUT = flags.DEFINE_string("out", None, "Folder for the weights, tokenizer and config.")
@@ -332,6 +333,6 @@ def pretrain(out: Path, steps: int, batch: int, seed: int) -> dict:
 
 def main(_: list[str]) -> None:
     """Trains, writes and evaluates as the flags say."""
-    out = Path(_OUT.value)
+    out = local(_OUT.value, "--out")
     pretrain(out, _STEPS.value, _BATCH.value, _SEED.value)
     print(f"zero-shot accuracy on scikit-learn's digits: {digits_accuracy(out):.1%}")

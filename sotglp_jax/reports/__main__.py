@@ -2,18 +2,18 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from sotglp_jax.errors import run_command
+from sotglp_jax.paths import local
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m sotglp_jax.reports", description=__doc__)
-    parser.add_argument("runs", metavar="RUNS_FOLDER", type=Path, help="folder above the runs")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="for the report")
+    parser.add_argument("runs", metavar="RUNS_FOLDER", type=local, help="folder above the runs")
+    parser.add_argument("--out", metavar="DIR", type=local, required=True, help="for the report")
     parser.add_argument("--classes", metavar="NAME", nargs="+", default=(), help="of Figure 2")
     flags.FLAGS(argv[:1])
     return parser.parse_args(argv[1:])
@@ -23,8 +23,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Writes the report."""
     from sotglp_jax.reports import report
 
-    out = arguments.out.expanduser()
-    for warning in report.write(arguments.runs.expanduser(), out, arguments.classes):
+    out = arguments.out
+    for warning in report.write(arguments.runs, out, arguments.classes):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"report: {out / 'report.html'}")
 

@@ -5,7 +5,6 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ from sotglp_jax.data.pictures import Picture
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators.maps import Maps
+from sotglp_jax.paths import local
 from sotglp_jax.trained import exported, finished, outputs
 from sotglp_jax.trained.finished import Finished
 
@@ -93,7 +93,7 @@ class Classifier:
         Raises:
           InputError: it is neither, or cannot be used; says why.
         """
-        path = Path(path).expanduser()
+        path = local(path)
         if path.is_dir():
             return cls._of_run(finished.load(path))
         about, program = exported.load(path)
