@@ -33,7 +33,7 @@ TABLES = {
         for name in ("full", *methods.load(ABLATED).variants)
         if name == "full" or methods.load(ABLATED).variants[name].title in PUBLISHED["table2"]
     ],
-    3: [tuple(of[:2]) for of in PUBLISHED["table3_rows"].values() if of[0] in methods.NAMES],
+    3: [tuple(of[:2]) for of in PUBLISHED["table3_rows"].values()],
     4: [(NAMES[title], "full") for title in PUBLISHED["table4"]],
 }
 # By suite: data sets, CLIP, numbers of shots of Table 4, and the runs of each table.
@@ -105,8 +105,9 @@ def _of_run(dataset: str, method: str, variant: str, shots: int, clip: str, reci
 
 def _recipe(method: str, clip: str, recipe: str) -> str:
     """The recipe that was asked for where a method has it, else its usual one for this CLIP."""
-    known = methods.load(method).recipes
-    return common.make(clip=clip, method=method, recipe=recipe if recipe in known else "").recipe
+    found = methods.load(method)
+    known = recipe in found.recipes or (recipe == "tiny" and found.tiny)
+    return common.make(clip=clip, method=method, recipe=recipe if known else "").recipe
 
 
 def _listed(given: dict, key: str, usual: tuple) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from sotglp_jax.data import fewshot, transforms
 from sotglp_jax.data.sources import Source
 from sotglp_jax.devices import hosts, sharding
 from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators import classification, maps, specialisation
+from sotglp_jax.evaluators import classification, maps, mistakes, specialisation
 from sotglp_jax.evaluators import detection as ood
 from sotglp_jax.evaluators import ood as detection
 from sotglp_jax.methods.contract import PADDING, Method, Params
@@ -99,8 +99,9 @@ def observe(
     """What all evaluators want to know of a batch, (B, ...) each, whole on every device.
 
     Returns:
-      "label"; "predicted", classes by classifier; "finite"; "ood", "specialisation" and "maps" as
-      far as the method has the parts that they need, see `evaluators` and `maps`.
+      "label"; "predicted", classes by classifier; "finite"; "chances", see `classification`;
+      "ood", "specialisation" and "maps" as far as the method has the parts that they need, see
+      `evaluators` and `maps`.
     """
     image = features.of_batch(methods[0], params, frozen, batch)
     found: dict[str, Any] = {"label": batch["label"], "predicted": {}}
@@ -113,6 +114,7 @@ def observe(
         if method is methods[0]:
             decides = next(iter(method.logits))
             found["finite"] = jax.numpy.isfinite(scores.logits[decides]).all(-1)
+            found["chances"] = classification.chances(scores.logits[decides], batch["label"])
             found["ood"] = detection.compute(scores, decides, temperature)
             found["specialisation"] = specialisation.compute(scores, batch["label"])
             shown = maps.compute(scores, batch["label"])
@@ -185,8 +187,12 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
         "seconds": {"train": train_seconds},
         "versions": workdir.versions(),
     }
+    predicted = seen["predicted"][next(iter(run.method.logits))]
+    predictions = classification.Predictions(labels, predicted, **seen["chances"])
+    workdir.write_arrays(run.workdir / classification.FILE, **vars(predictions))
+    _keep_mistakes(observer, predictions)
     if run.method.learns:
-        _keep(run, params, seen["predicted"], labels)
+        workdir.write_tensors(run.workdir / workdir.PARAMS, params)
         if "single" in seen["ood"]:
             results["ood_threshold"] = _threshold(run, observer, seen["ood"])
     if pictures:
@@ -200,12 +206,24 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
     print(f"run folder: {run.workdir}")
 
 
-def _keep(run: Run, params: Params, predicted: dict, labels: np.ndarray) -> None:
-    """Writes the finished parameters and the confusion of the classes."""
-    workdir.write_tensors(run.workdir / workdir.PARAMS, params)
-    decides = predicted[next(iter(run.method.logits))]
-    counts = classification.confusion(decides, labels, len(run.dataset.class_names))
-    workdir.write_arrays(run.workdir / classification.CONFUSION, counts=counts)
+def _keep_mistakes(observer: Observer, predictions: classification.Predictions) -> None:
+    """Writes the worst mistakes with the maps of the classes that they were taken for."""
+    positions = predictions.mistakes[: mistakes.MOST].tolist()
+    config = observer.run.config.copy_and_resolve_references()
+    config.cache.views = 0  # features of these few are not worth a file
+    run = dataclasses.replace(observer.run, config=config)
+    source = run.dataset.test.take(positions)
+    given = dataclasses.replace(source, labels=predictions.predicted[positions].tolist())
+    plain = dataclasses.replace(observer, run=run)
+    drawn = plain.collect(given, "mistakes", range(len(given)))[2] if positions else {}
+    found = mistakes.make(
+        source,
+        predictions.predicted[positions],
+        predictions.probability[positions],
+        maps.Maps(**drawn) if drawn else None,
+        run.resize,
+    )
+    workdir.write_arrays(run.workdir / mistakes.FILE, **mistakes.arrays(found))
 
 
 def _finished(run: Run, mesh: Mesh, frozen: dict, names, text, params: Params) -> Params:

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.data import digits
 from sotglp_jax.devices import sharding
-from sotglp_jax.evaluators import maps
+from sotglp_jax.evaluators import classification, maps, mistakes
 from sotglp_jax.metrics import Events
 from sotglp_jax.run import prepare
 from sotglp_jax.settings import unflatten
@@ -55,9 +55,15 @@ def test_a_run_folder_holds_everything(finished):
     assert {"seconds", "versions", "protocol"} <= set(results)
     assert len((workdir / "train_images.txt").read_text().splitlines()) == 160
     assert json.loads((workdir / "classes.json").read_text()) == list(digits.CLASS_NAMES)
-    counts = np.load(workdir / "confusion.npz")["counts"]
+    predictions = classification.load(workdir)
+    counts = classification.confusion(predictions, 10)
     assert counts.shape == (10, 10) and counts.sum() == 897
     assert counts.trace() / 897 == pytest.approx(results["accuracy"]["fused"])
+    wrong = mistakes.load(workdir)
+    worst = predictions.mistakes[: len(wrong.images)]
+    assert len(worst) == mistakes.MOST and (wrong.predicted == predictions.predicted[worst]).all()
+    assert (wrong.label != wrong.predicted).all() and (np.diff(wrong.probability) <= 0).all()
+    assert (predictions.own <= predictions.probability).all() and len(wrong.maps.prompts) == 6
     assert maps.load(workdir).names == digits.CLASS_NAMES
     lines = metrics(workdir)
     assert [m["step"] for m in lines] == list(range(5, STEPS + 1, 5))

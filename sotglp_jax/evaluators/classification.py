@@ -1,11 +1,47 @@
-"""Top-1 accuracy of every classifier of a run."""
+"""Top-1 accuracy of every classifier of a run, and what the deciding one says of every image."""
 
+import dataclasses
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-CONFUSION = "confusion.npz"  # in a run folder
+from sotglp_jax.errors import InputError
+
+FILE = "predictions.npz"  # in a run folder
+BINS = 15  # of the probabilities, as usual for the calibration error
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What the deciding logits of a run say of its test images.
+
+    Attributes:
+      label: true classes.
+      predicted: classes that were given.
+      probability: of these, the softmax of the logits.
+      own: the probability of the true class.
+    """
+
+    label: Int[np.ndarray, " n"]
+    predicted: Int[np.ndarray, " n"]
+    probability: Float[np.ndarray, " n"]
+    own: Float[np.ndarray, " n"]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the class is right, bool (n,)."""
+        return self.label == self.predicted
+
+    @property
+    def mistakes(self) -> Int[np.ndarray, " m"]:
+        """Positions of the images with a wrong class, the most confident first."""
+        wrong = np.flatnonzero(~self.correct)
+        return wrong[np.argsort(-self.probability[wrong], kind="stable")]
 
 
 def predict(logits: Mapping[str, Float[Array, "B C"]]) -> dict[str, Int[Array, " B"]]:
@@ -13,15 +49,53 @@ def predict(logits: Mapping[str, Float[Array, "B C"]]) -> dict[str, Int[Array, "
     return {name: x.argmax(-1) for name, x in logits.items()}
 
 
+def chances(logits: Float[Array, "B C"], labels: Int[Array, " B"]) -> dict[str, Float[Array, " B"]]:
+    """The probabilities in `Predictions`; those of padding, whose label is -1, mean nothing."""
+    found = jax.nn.softmax(logits.astype(jnp.float32))
+    own = jnp.take_along_axis(found, labels[:, None], axis=-1)[:, 0]
+    return {"probability": found.max(-1), "own": own}
+
+
 def accuracy(predicted: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"]) -> float:
     """The share of the images whose class is the predicted one, in [0, 1]."""
     return float(np.mean(predicted == labels))
 
 
-def confusion(
-    predicted: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: int
-) -> Int[np.ndarray, "C C"]:
+def confusion(predictions: Predictions, classes: int) -> Int[np.ndarray, "C C"]:
     """The number of images by true class and by predicted class, int32."""
     counts = np.zeros((classes, classes), np.int32)
-    np.add.at(counts, (labels, predicted), 1)
+    np.add.at(counts, (predictions.label, predictions.predicted), 1)
     return counts
+
+
+def reliability(predictions: Predictions) -> Float[np.ndarray, "k 3"]:
+    """Images, mean probability and accuracy of each of `BINS` bins of equal width.
+
+    The probability is that of the predicted class. A bin without images is all zeros.
+    """
+    bins = np.minimum((predictions.probability * BINS).astype(int), BINS - 1)
+    values = (np.ones(len(bins)), predictions.probability, predictions.correct)
+    count, *sums = (np.bincount(bins, x, minlength=BINS) for x in values)
+    return np.stack([count, *(x / np.maximum(count, 1) for x in sums)], axis=1)
+
+
+def calibration_error(predictions: Predictions) -> float:
+    """ECE: |mean probability - accuracy| of the bins of `reliability`, in the mean over images."""
+    count, probability, correct = reliability(predictions).T
+    return float(np.sum(count * np.abs(probability - correct)) / count.sum())
+
+
+def load(folder: Path) -> Predictions:
+    """Loads the predictions of a run folder.
+
+    Raises:
+      InputError: it holds none, or they are damaged.
+    """
+    path = folder / FILE
+    try:
+        with path.open("rb") as file:
+            return Predictions(**np.load(file, allow_pickle=False))
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
+        raise InputError(
+            f"{path} is missing or damaged: evaluate the run again with --mode=eval."
+        ) from None

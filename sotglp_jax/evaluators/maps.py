@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image
 
 from sotglp_jax.data import transforms
-from sotglp_jax.data.sources import Dataset
+from sotglp_jax.data.sources import Dataset, Source
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import specialisation
 from sotglp_jax.methods import transport
@@ -120,19 +120,23 @@ def examples(
     """
     source = dataset.test.take(positions)
     order = np.argsort(source.labels, kind="stable")
-    images = [transforms.resize_and_crop(source[i]["image"], resize) for i in order]
-    maps = Maps(**{name: _light(np.asarray(x)[order]) for name, x in found.items()})
+    maps = Maps(**{name: light(np.asarray(x)[order]) for name, x in found.items()})
     names = tuple(dataset.class_names[source.labels[i]] for i in order)
-    return Examples(names, np.stack([_shrunk(pixels) for pixels in images]), maps)
+    return Examples(names, shown(source.take(order), resize), maps)
 
 
-def _shrunk(pixels: UInt8[Array, "R R 3"]) -> UInt8[Array, "r r 3"]:
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
-    return np.asarray(image)
+def shown(source: Source, resize: transforms.Resize) -> UInt8[np.ndarray, "n r r 3"]:
+    """The images as the vision tower sees them, of at most `SIDE` pixels."""
+    small = np.zeros((len(source), *[min(resize.size, SIDE)] * 2, 3), np.uint8)
+    for i in range(len(source)):
+        image = Image.fromarray(transforms.resize_and_crop(source[i]["image"], resize))
+        image.thumbnail((SIDE, SIDE))
+        small[i] = np.asarray(image)
+    return small
 
 
-def _light(x: Array) -> np.ndarray:
+def light(x: Array) -> np.ndarray:
+    """Half as much of an array of floats; any other array as it is."""
     return x.astype(np.float16) if np.issubdtype(x.dtype, np.floating) else x
 
 

@@ -24,6 +24,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Prints what was learned, and draws some of it."""
     from sotglp_jax.devices import programs
+    from sotglp_jax.evaluators import classification
     from sotglp_jax.inspect import heatmaps, insights, learned
     from sotglp_jax.trained import finished
 
@@ -36,7 +37,8 @@ def main(arguments: argparse.Namespace) -> None:
     method, names = found.run.method, found.run.dataset.class_names
     if not method.learns:
         raise InputError(f"{folder} is a run of zero-shot CLIP, which learned nothing.")
-    counts, alike = learned.confusion(folder), learned.similarities(found)
+    counts = classification.confusion(classification.load(folder), len(names))
+    alike = learned.similarities(found)
     trees, contexts = (found.params, found.run.frozen), method.contexts(found.params)
     tokenizer = found.run.clip.tokenizer
     print("\n".join(insights.lines(names, *trees, tokenizer, contexts, alike, counts)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from clu import parameter_overview
 from jaxtyping import Array, Float, Int
 
 from sotglp_jax.clip.tokenizer import Tokenizer
@@ -32,7 +31,7 @@ def lines(
       contexts: vectors in the space of token embeddings by title: (M, Dt), of each prompt
         (N, M, Dt), or of each prompt of each class (C, N, M, Dt); {} leaves words out.
       alike: see `learned.similarities`; None leaves them out.
-      counts: see `learned.confusion`; None leaves them out.
+      counts: see `classification.confusion`; None leaves them out.
     """
     yield from _parameters(params, frozen)
     if contexts:
@@ -47,9 +46,12 @@ def lines(
 
 
 def _parameters(params: Mapping, frozen: Mapping) -> Iterator[str]:
-    yield "learned"
-    yield parameter_overview.get_parameter_overview(params, include_stats=False)
-    yield f"frozen: {parameter_overview.count_parameters(frozen):,.0f}"
+    yield "parameters"
+    for state, tree in (("learned", params), ("frozen", frozen)):
+        found = learned.sizes(tree)
+        for name, (shape, count) in found.items():
+            yield f"  {name:<18}{' x '.join(map(str, shape)):<20}{count:>14,}"
+        yield f"  {state + ' in all':<38}{sum(count for _, count in found.values()):>14,}"
 
 
 def _words(

@@ -1,17 +1,14 @@
 """What a finished run learned, as plain numbers."""
 
 import dataclasses
-import zipfile
-from collections.abc import Iterator
-from pathlib import Path
+import math
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sotglp_jax.devices import sharding
-from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators.classification import CONFUSION
 from sotglp_jax.methods.similarity import unit
 from sotglp_jax.trained.finished import Finished
 
@@ -33,6 +30,15 @@ class Mistake:
     given: int
     count: int
     of: int
+
+
+def sizes(params: Mapping) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape and number of parameters of each leaf or, with shape (), of each group of leaves."""
+
+    def count(tree) -> int:
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+    return {name: (getattr(x, "shape", ()), count(x)) for name, x in params.items()}
 
 
 def nearest_words(
@@ -79,22 +85,6 @@ def overlaps(similarities: Float[Array, "C N N"]) -> Float[Array, " C"]:
     if n == 1:
         return np.ones(len(similarities))
     return (similarities.sum((1, 2)) - np.trace(similarities, axis1=1, axis2=2)) / (n * (n - 1))
-
-
-def confusion(folder: Path) -> Int[Array, "C C"]:
-    """Test images by true class and by the class that the deciding logits gave.
-
-    Raises:
-      InputError: the run folder has none, or it is damaged.
-    """
-    path = folder / CONFUSION
-    try:
-        with path.open("rb") as file:
-            return np.load(file, allow_pickle=False)["counts"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
-        raise InputError(
-            f"{path} is missing or damaged: evaluate the run again with --mode=eval."
-        ) from None
 
 
 def mistakes(counts: Int[Array, "C C"]) -> list[Mistake]:

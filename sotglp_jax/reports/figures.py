@@ -37,14 +37,14 @@ from sotglp_jax.reports.tables import OOD_SCORES, ZERO_SHOT
 
 # Paul Tol's muted colours for the colour-blind; markers and dashes tell lines apart in grey.
 COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933")
-COLOURS += ("#AA4499", "#000000")
+COLOURS += ("#AA4499", "#0077BB")
 MARKERS = "osD^vPX<>ph"  # more than there are colours by one, so that pairs stay apart for long
 DASHES = ("-", "--", "-.", ":")
 GREY = "#8A8A8A"
 PUBLISHED_LINE = {"linestyle": (0, (1, 1)), "marker": ""}
 PUBLISHED_MARKERS = "osD^vPX<>phd*1234"
 # Of Figure 3, the first that a method has; GL-MCM as in the paper.
-SCORES = tuple(OOD_SCORES[name] for name in ("gl_mcm", "lsn", "mcm") if name in OOD_SCORES)
+SCORES = tuple(OOD_SCORES[name] for name in ("gl_mcm", "lsn", "mcm"))
 PANEL = (4.2, 3.2)  # inches
 ROWS = 4  # of Figure 2, if not told otherwise
 LEGEND_ROW = 0.18  # inches
@@ -57,11 +57,13 @@ class Picture:
 
     Attributes:
       name: of its files.
+      title: above it.
       caption: below it.
       figure: what is drawn.
     """
 
     name: str
+    title: str
     caption: str
     figure: Figure
 
@@ -94,8 +96,9 @@ def _looks(results: Sequence[Result], classes: Sequence[str]) -> Iterator[Pictur
         named = [i for i, name in enumerate(examples.names) if name in classes]
         some = examples.take(named or range(len(examples.names))[:ROWS])
         yield Picture(
-            f"figure2-{_slug(dataset)}",
-            f"Figure 2, {dataset_title(dataset)}, {title}: the first test image of a class, the "
+            f"figure2-{slug(dataset)}",
+            f"Figure 2: where local prompts look, {dataset_title(dataset)}",
+            f"{title}: the first test image of a class, the "
             "cosines of its patches and each local prompt of the class with the prompt's three "
             "best patches, and their mean with the patches that are kept. Above each prompt: the "
             "share of the kept patches that the transport plan gives mostly to it.",
@@ -127,19 +130,20 @@ def _examples(results: Sequence[Result]) -> dict[str, tuple[str, Examples]]:
 
 def _detection(results: Sequence[Result]) -> Iterator[Picture]:
     """Draws Figure 3 of each data set; with published points where it is ImageNet."""
-    table, styles = paper.detection(results), _styles(results)
+    table, styles = paper.detection(results), styles_of(results)
     for title in dict.fromkeys(labels[0] for labels in table.rows):
         own = _points({labels[1:]: row for labels, row in table.rows.items() if labels[0] == title})
         printed = _printed_styles(results, own)
-        figure, panels = _panels(2, height=4.0)
+        figure, panels = panels_of(2, height=4.0)
         for axes, rate in zip(panels, ("FPR95 ↓", "AUROC ↑"), strict=True):
             _scatter(axes, own, f"Average {rate}", styles | printed)
             axes.set(xlabel=f"accuracy on {title} in %", ylabel=f"average {rate} in %")
-        _legend(figure)
+        legend(figure)
         published = f" Hollow or {MARK.strip()}: published." if printed else ""
         yield Picture(
-            f"figure3-{_slug(title)}",
-            f"Figure 3, {title}: accuracy against FPR95 and AUROC of {SCORES[0]}, or of "
+            f"figure3-{slug(title)}",
+            f"Figure 3: accuracy and detection, {title}",
+            f"Accuracy against FPR95 and AUROC of {SCORES[0]}, or of "
             f"{SCORES[-1]} where a method has no local features, averaged over the "
             f"out-of-distribution sets; Table 3 says which patches.{published}",
             figure,
@@ -175,7 +179,7 @@ def _printed_styles(results: Sequence[Result], points: Mapping[str, Mapping]) ->
         tuple(r.method[x] for x in ("name", "variant")): t
         for t, (r, *_) in methods(results).items()
     }
-    styles, forms, found = _styles(results), iter(PUBLISHED_MARKERS), {}
+    styles, forms, found = styles_of(results), iter(PUBLISHED_MARKERS), {}
     for name in (x for x in points if x.endswith(MARK)):
         title = ours.get(_printed_method(name))
         if title in points:
@@ -192,18 +196,20 @@ def _scatter(axes: Axes, rows: Mapping[str, Mapping], column: str, styles: Mappi
         if column not in row:
             continue
         (x, dx), (y, dy) = _spread(row[paper.ACCURACY]), _spread(row[column])
-        style = {"markersize": 9} | styles[method] | {"linestyle": ""}
+        style = styles[method] | {"linestyle": "", "markersize": 9}
         style["marker"] = style["marker"] or "*"  # zero-shot CLIP is a line elsewhere
         axes.errorbar(x, y, dy or None, dx or None, elinewidth=0.8, **style)
 
 
 def _shots(results: Sequence[Result]) -> Iterator[Picture]:
-    """Draws accuracy over the number of shots, a panel for each data set."""
-    table, styles = paper.by_shots(results), _styles(results)
-    if len(table.columns) < 2:
+    """Draws accuracy over the number of shots, a panel for each data set that was run with some."""
+    table, styles = paper.by_shots(results), styles_of(results)
+    ours = {labels: row for labels, row in table.rows.items() if MARK.strip() not in labels[1]}
+    several = [x for x, row in ours.items() if len(row) > 1 and x[1] != ZERO_SHOT]
+    if not several:
         return
-    sets = list(dict.fromkeys(labels[0] for labels in table.rows))
-    figure, panels = _panels(len(sets))
+    sets = list(dict.fromkeys(title for title, _ in several))
+    figure, panels = panels_of(len(sets))
     for axes, title in zip(panels, sets, strict=True):
         for method, style in styles.items():
             row = table.rows.get((title, method), {})
@@ -213,8 +219,9 @@ def _shots(results: Sequence[Result]) -> Iterator[Picture]:
         axes.set_xticks([int(k) for k in table.columns], table.columns)
         axes.set_xticks([], minor=True)
         axes.set(title=title, xlabel="training images per class", ylabel="accuracy in %")
-    _legend(figure)
-    yield Picture("shots", f"Accuracy over the number of shots, {SPREAD}.", figure)
+    legend(figure)
+    title = "Accuracy over the number of shots"
+    yield Picture("shots", title, f"{SPREAD.capitalize()}.", figure)
 
 
 def _sweep(results: Sequence[Result], runs: Sequence[Result], name: str) -> Iterator[Picture]:
@@ -229,8 +236,8 @@ def _sweep(results: Sequence[Result], runs: Sequence[Result], name: str) -> Iter
     swept = [x for group in groups if len(x := by_value(group, name)) > 1]
     if not swept:
         return
-    method, styles = runs[0].method, _styles(results)
-    figure, panels = _panels(len(swept))
+    method, styles = runs[0].method, styles_of(results)
+    figure, panels = panels_of(len(swept))
     for axes, title, group in zip(panels, _told_apart(swept, name), swept, strict=True):
         for row, logits in logits_rows(method["title"], method).items():
             cells = [cell_of(x, lambda r, k=logits: accuracy_of(r, k)) for x in group.values()]
@@ -238,10 +245,11 @@ def _sweep(results: Sequence[Result], runs: Sequence[Result], name: str) -> Iter
         axes.set_xticks(range(len(group)), [f"{value:g}" for value in group])
         symbol = method["symbols"][name]
         axes.set(title=title, xlabel=f"{symbol}, evenly spaced", ylabel="accuracy in %")
-    _legend(figure)
+    legend(figure)
     yield Picture(
-        _slug(f"{method['name']}-{name}"),
-        f"{method['title']}: accuracy over {symbol}, all else being equal, {SPREAD}.",
+        slug(f"{method['name']}-{name}"),
+        f"{method['title']}: accuracy over {symbol}",
+        f"All else being equal; {SPREAD}.",
         figure,
     )
 
@@ -261,10 +269,10 @@ def _told_apart(swept: Sequence[Mapping[float, list[Result]]], free: str) -> lis
 
 def _training(results: Sequence[Result]) -> Iterator[Picture]:
     """Draws loss and accuracy on the training images over the steps, for each data set."""
-    styles = _styles(results)
+    styles = styles_of(results)
     for dataset, group in grouped(results).items():
         shots = paper.table_shots(group)
-        figure, panels = _panels(2)
+        figure, panels = panels_of(2)
         for title, found in methods(results).items():
             correct = [f"accuracy_{name}" for name in found[0].method["logits"]]
             runs = [r for r in reversed(at_shots(found, shots)) if r.dataset == dataset]
@@ -277,10 +285,10 @@ def _training(results: Sequence[Result]) -> Iterator[Picture]:
         title = f"{dataset_title(dataset)}, {shots} shots"
         panels[0].set(title=title, xlabel="step", ylabel="training loss")
         panels[1].set(title=title, xlabel="step", ylabel="training accuracy in %")
-        _legend(figure)
-        caption = f"Training on {title}: mean over the seeds, and their range."
+        legend(figure)
+        caption = "Mean over the seeds, and their range."
         caption += " Losses of different methods are sums of different terms."
-        yield Picture(f"training-{_slug(dataset)}", caption, figure)
+        yield Picture(f"training-{slug(dataset)}", f"Training, {title}", caption, figure)
 
 
 def _metrics(folder: Path) -> list[dict]:
@@ -299,7 +307,7 @@ def _band(axes: Axes, series: Sequence[Mapping[int, float]], style: Mapping) -> 
     steps = sorted({step for one in series for step in one})
     values = [[one[step] for one in series if step in one] for step in steps]
     if steps:
-        style = style | {"marker": ""}
+        style = style if len(steps) == 1 else style | {"marker": ""}
         axes.plot(steps, [statistics.mean(x) for x in values], **style)
         low, high = [min(x) for x in values], [max(x) for x in values]
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
@@ -320,7 +328,7 @@ def _spread(cell: Cell) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _styles(results: Sequence[Result]) -> dict[str, dict]:
+def styles_of(results: Sequence[Result]) -> dict[str, dict]:
     """Returns the style of each row by its title: the same in every figure of a report."""
     styles, full = {}, mains(results)
     for i, (title, runs) in enumerate(methods(results).items()):
@@ -347,7 +355,7 @@ def _style(colour: int, marker: int, dash: int) -> dict:
     }
 
 
-def _panels(count: int, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
+def panels_of(count: int, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
     """Makes a figure with that many axes, two in a row."""
     columns, rows = min(count, 2), -(-count // 2)
     figure = Figure((PANEL[0] * columns, height * rows), layout="constrained")
@@ -359,7 +367,7 @@ def _panels(count: int, height: float = PANEL[1]) -> tuple[Figure, list[Axes]]:
     return figure, panels[:count]
 
 
-def _legend(figure: Figure) -> None:
+def legend(figure: Figure) -> None:
     """Draws one legend below all panels, for which the figure grows."""
     pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {label: h for hs, labels in pairs for h, label in zip(hs, labels, strict=True)}
@@ -370,5 +378,6 @@ def _legend(figure: Figure) -> None:
     figure.legend(handles.values(), handles, loc="outside lower center", **options)
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """Returns a name as a part of a file's name."""
     return re.sub(r"[^\w.-]+", "-", name).lower()

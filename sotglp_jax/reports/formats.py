@@ -119,14 +119,16 @@ def web(table: Table) -> str:
     def escape(text: str) -> str:
         return html.escape(text).replace(MARK, f"&nbsp;{MARK.strip()}")
 
-    labels, heading = len(table.head), table.head.index(METHOD)
+    count, heading = len(table.head), table.head.index(METHOD)
     head = [f"<th scope=col>{escape(text)}</th>" for text in (*table.head, *table.columns)]
     rows = [[f"<td>{text}</td>" for text in row] for row in _grid(table, _bold, escape)]
     for row in rows:
         row[heading] = row[heading].replace("<td>", "<th scope=row>").replace("</td>", "</th>")
     for row in (head, *rows):
-        row[:labels] = [cell.replace(">", " class=label>", 1) for cell in row[:labels]]
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+        row[:count] = [cell.replace(">", " class=label>", 1) for cell in row[:count]]
+    kinds = [" class=published" * (MARK.strip() in table.method(labels)) for labels in table.rows]
+    lines = zip(kinds, rows, strict=True)
+    body = "\n".join(f"<tr{kind}>{''.join(row)}</tr>" for kind, row in lines)
     return f"<table>\n<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 

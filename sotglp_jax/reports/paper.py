@@ -149,7 +149,7 @@ def ablation(results: Sequence[Result]) -> Table:
     ]
     ours, printed = _variants(ablated) | _zero_shot(results), _published("table2", results)
     rows = _beside(ours, printed, {title: title for title in printed})
-    return _of_sets(2, "ablation, accuracy in %", results, rows)
+    return _of_sets(2, "ablation, accuracy in %", results, rows, ablated)
 
 
 def detection(results: Sequence[Result]) -> Table:
@@ -435,17 +435,22 @@ def _average(cells: Sequence[Cell]) -> Cell:
 
 
 def _of_sets(
-    number: int, what: str, results: Sequence[Result], rows: Mapping[str, Numbers]
+    number: int,
+    what: str,
+    results: Sequence[Result],
+    rows: Mapping[str, Numbers],
+    shown: Sequence[Result] = (),
 ) -> Table:
-    """Makes a table with a column for each data set."""
+    """Makes a table with a column for each data set; its caption is of all results or of some."""
     said, titles = said_shots(results), dataset_titles(results) | {"average": "Average"}
-    rows = _averaged(rows, results) if said else rows
-    shown = [d for d in titles if any(d in numbers for numbers in rows.values())]
-    columns = tuple(titles[d] for d in shown)
+    alike = said_shots([r for r in results if r.dataset in BENCHMARKS])
+    rows = _averaged(rows, results) if alike else rows
+    there = [d for d in titles if any(d in numbers for numbers in rows.values())]
+    columns = tuple(titles[d] for d in there)
     cells = {
-        (method,): {titles[d]: x[d] for d in shown if d in x} for method, x in rows.items() if x
+        (method,): {titles[d]: x[d] for d in there if d in x} for method, x in rows.items() if x
     }
-    caption, notes = caption_of(f"{what}{said}", results), _notes(number, cells, *columns)
+    caption, notes = caption_of(f"{what}{said}", shown or results), _notes(number, cells, *columns)
     return Table(f"table{number}", caption, (METHOD,), columns, cells, notes)
 
 

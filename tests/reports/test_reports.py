@@ -17,9 +17,10 @@ from matplotlib.axis import Axis
 from matplotlib.text import Text
 
 from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators import maps
+from sotglp_jax.evaluators import classification, maps, mistakes
+from sotglp_jax.evaluators.classification import Predictions
 from sotglp_jax.inspect import heatmaps, insights
-from sotglp_jax.reports import beyond, figures, formats, paper, report, results, tables
+from sotglp_jax.reports import beyond, closeup, figures, formats, paper, report, results, tables
 from sotglp_jax.reports.published import MARK, PUBLISHED
 from sotglp_jax.workdir import write_arrays
 
@@ -245,6 +246,10 @@ def test_an_average_is_over_the_papers_data_sets_at_the_same_shots_alone(tmp_pat
         "digits, 16 shots",
     )
     assert [*table.rows["SOT-GLP †",]] == ["DTD, 16 shots", "EuroSAT, 16 shots"]
+    change(tmp_path / "ucf101-8-1-sotglp-full", "protocol", "shots", value=16)
+    write(tmp_path, 0.9, shots=8, dataset="own")  # which the others' average is not mixed with
+    row = paper.accuracy(results.load(tmp_path)[0]).rows["SOT-GLP, fused",]
+    assert row["Average"][1] == pytest.approx((80 + 81 + 90) / 3)
 
 
 def test_zero_shot_detects_beside_what_is_trained(tmp_path):
@@ -528,12 +533,15 @@ def test_a_missing_average_is_explained(tmp_path):
 
 def test_the_page_is_one_whole_file_that_fetches_nothing(runs, made):
     page = (made / "report.html").read_text()
-    opened, loaded, tags = [], [], []
+    opened, loaded, tags, linked, places = [], [], [], [], set()
 
     class Reader(html.parser.HTMLParser):
         def handle_starttag(self, tag, attrs):
             tags.append((tag, dict(attrs)))
-            loaded.extend(v for k, v in attrs if k in ("src", "href", "srcset", "data", "poster"))
+            loaded.extend(v for k, v in attrs if k in ("src", "srcset", "data", "poster"))
+            if tag == "a":
+                linked.append(dict(attrs)["href"])
+            places.add(f"#{dict(attrs).get('id')}")
             if tag not in ("meta", "img"):
                 opened.append(tag)
 
@@ -541,7 +549,8 @@ def test_the_page_is_one_whole_file_that_fetches_nothing(runs, made):
             assert opened.pop() == tag
 
     Reader().feed(page)
-    assert opened == [] and not re.search(r"@import|url\(", page)
+    assert opened == [] and not re.search(r"@import|url\(|fetch\(|https?:", page)
+    assert len(linked) > 8 and {*linked} <= places
     pictures = sorted(path.stem for path in made.glob("*.png"))
     assert len(loaded) == len(pictures) == len(list(made.glob("*.pdf"))) > 4
     assert all(source.startswith("data:image/png;base64,") for source in loaded)
@@ -550,6 +559,24 @@ def test_the_page_is_one_whole_file_that_fetches_nothing(runs, made):
         [*pictures, *range(4)]
     )
     assert page.count("<b>") == sum(len(t.best()) for t in paper.make(results.load(runs)[0]))
+
+
+def texts_apart(picture):
+    """No two texts of a figure overlap; labels of ticks that are out of sight do not count."""
+    picture.figure.draw_without_rendering()
+    outside = {
+        label
+        for axis in picture.figure.findobj(Axis)
+        for tick in axis.get_major_ticks()
+        for label in (tick.label1, tick.label2)
+        if not axis.axes.axison
+        or not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    }
+    texts = [t for t in picture.figure.findobj(Text) if t.get_visible() and t.get_text()]
+    boxes = [(t.get_text(), Text.get_window_extent(t)) for t in texts if t not in outside]
+    assert len(boxes) > 5
+    for (a, one), (b, other) in itertools.combinations(boxes, 2):
+        assert not one.padded(-0.5).overlaps(other), (picture.name, a, b)
 
 
 def test_figures_have_no_overlapping_text(runs):
@@ -562,19 +589,7 @@ def test_figures_have_no_overlapping_text(runs):
         "training-digits",
     ]
     for picture in pictures:
-        picture.figure.draw_without_rendering()
-        outside = {
-            label
-            for axis in picture.figure.findobj(Axis)
-            for tick in axis.get_major_ticks()
-            for label in (tick.label1, tick.label2)
-            if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
-        }
-        texts = [t for t in picture.figure.findobj(Text) if t.get_visible() and t.get_text()]
-        boxes = [(t.get_text(), Text.get_window_extent(t)) for t in texts if t not in outside]
-        assert len(boxes) > 10
-        for (a, one), (b, other) in itertools.combinations(boxes, 2):
-            assert not one.padded(-0.5).overlaps(other), (picture.name, a, b)
+        texts_apart(picture)
     (legend,) = pictures[0].figure.legends
     names = {text.get_text() for text in legend.get_texts()}
     assert {"CoOp", "SOT-GLP", "w/o projection", "GalLoP †", "CLIP (GL) †", "w/o V-V †"} < names
@@ -618,6 +633,74 @@ def test_figure_2_shows_the_classes_that_were_asked_for(tmp_path):
     with pytest.raises(InputError, match='of a class "x", but of zigzagged, dotted, b, a, c') as e:
         report.write(tmp_path / "runs", tmp_path / "out", ["b", "x"])
     assert "\n" not in str(e.value) and not (tmp_path / "out").exists()
+
+
+def keep_predictions(folder: Path, label, predicted, probability, maps_of=False, sets=()):
+    """What evaluation says of every image, and its mistakes, as it keeps them."""
+    given = {"label": np.array(label), "predicted": np.array(predicted)}
+    given["probability"] = np.full(len(label), probability)
+    found = Predictions(**given, own=given["probability"] / 2)
+    write_arrays(folder / classification.FILE, **vars(found))
+    (folder / "classes.json").write_text('["cat", "dog", "$x^$"]')
+    worst = found.mistakes[: mistakes.MOST]
+    arrays = {name: x[worst] for name, x in given.items()}
+    if maps_of:
+        values = np.linspace(0, 0.5, len(worst) * 8).reshape(-1, 2, 2, 2)
+        drawn = {"prompts": values, "combined": values.mean(1)}
+        drawn |= {"tops": np.tile([0, 1, 3], (len(worst), 2, 1))}
+        drawn |= {"kept": np.ones((len(worst), 2, 2), bool), "shares": np.ones((len(worst), 2))}
+        arrays |= drawn
+    write_arrays(folder / mistakes.FILE, images=np.zeros((len(worst), 8, 8, 3), np.uint8), **arrays)
+    names = json.loads((folder / "results.json").read_text()).get("ood", {"scores": ()})["scores"]
+    rng = np.random.default_rng(0)
+    scores = {f"{s}/{k}": rng.random(20) for s in sets for k in names}
+    if sets:
+        write_arrays(folder / closeup.SCORES, **scores)
+
+
+@pytest.fixture
+def looked_at(tmp_path):
+    """Two seeds of a method and one of a better one, all right about cats alone."""
+    label = [0] * 8 + [1] * 8 + [2] * 4
+    for seed in (1, 2):
+        folder = write(tmp_path, 0.5 + seed / 100, seed=seed, method="coop")
+        keep_predictions(folder, label, [0] * 8 + [2] * 8 + [2] * 4, 0.7)
+    folder = write(tmp_path, 0.9, ood=0.1, method="sotglp")
+    options = {"maps_of": True, "sets": ("test", *SETS)}
+    keep_predictions(folder, label, [0] * 8 + [1] * 8 + [0] * 4, 0.95, **options)
+    write(tmp_path, 0.5, dataset="dtd")  # of a version that kept nothing of every image
+    return tmp_path
+
+
+def test_a_closer_look_is_taken_at_the_best_run_and_compares_all(looked_at):
+    found, _ = results.load(looked_at)
+    seen = closeup.seen(found)
+    calibration, classes = closeup.tables(seen, found)
+    cells = rows_of(formats.markdown(calibration))
+    of = "digits, 16 shots"
+    assert cells[f"{of} CoOp", "Accuracy"] == "60.0 ± 0.0"
+    assert cells[f"{of} CoOp", "ECE ↓"] == "**10.0 ± 0.0**"
+    assert cells[f"{of} SOT-GLP", "ECE ↓"] == "15.0"
+    assert cells[f"{of} SOT-GLP", "Mean probability"] == "95.0"
+    assert classes.columns == ("dog (8)", "$x^$ (4)", "cat (8)")  # of equal ones the first
+    assert rows_of(formats.markdown(classes))["SOT-GLP", "dog (8)"] == "**100.0**"
+    pictures = closeup.pictures(seen, found)
+    names = [f"{name}-digits-16-shots" for name in ("confusion", "mistakes", "scores")]
+    assert [p.name for p in pictures] == [*names, "reliability-digits-16-shots"]
+    assert all("SOT-GLP, seed 1" in p.caption for p in pictures[:3])
+    titles = [axes.get_title() for axes in pictures[1].figure.axes]
+    assert titles.count("$x^$, taken for cat\n(95%)") == 4 and "combined" in titles
+    assert len(pictures[2].figure.axes) == 5  # a score each
+    for picture in pictures:
+        texts_apart(picture)
+
+
+def test_mistakes_of_a_method_without_maps_are_shown_too(looked_at):
+    found = [r for r in results.load(looked_at)[0] if r.method["name"] == "coop"]
+    pictures = closeup.pictures(closeup.seen(found), found)
+    assert [p.name.partition("-")[0] for p in pictures] == ["confusion", "mistakes", "reliability"]
+    titles = [axes.get_title() for axes in pictures[1].figure.axes]
+    assert len(titles) == mistakes.MOST and {*titles} == {"dog, taken for $x^$\n(70%)"}
 
 
 class Words:

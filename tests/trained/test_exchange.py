@@ -18,6 +18,7 @@ from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.configs import common
 from sotglp_jax.devices import programs, sharding
 from sotglp_jax.errors import InputError
+from sotglp_jax.evaluators import classification
 from sotglp_jax.inspect import command as inspect
 from sotglp_jax.inspect import heatmaps, learned
 from sotglp_jax.methods.coop import CoOp
@@ -211,8 +212,9 @@ def finish(run):
     (run.workdir / "results.json").write_text(json.dumps(results))
     state, _ = Checkpoints(run.workdir).restore(None)
     workdir.write_tensors(run.workdir / workdir.PARAMS, state["params"])
-    counts = np.diag(np.full(10, 80)) + np.eye(10, k=1, dtype=int)
-    np.savez(run.workdir / "confusion.npz", counts=counts)
+    label = np.repeat(np.arange(10), 80)
+    given = {"label": label, "predicted": np.where(np.arange(800) % 80, label, (label + 1) % 10)}
+    np.savez(run.workdir / classification.FILE, **given, probability=label, own=label)
 
 
 @pytest.fixture(scope="module")
@@ -261,12 +263,12 @@ def test_inspect_tells_what_was_learned(run, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "keep", lambda: None)  # not into the user's folder
     inspect.main(Namespace(folder=run[0], out=tmp_path / "picture.png"))
     out = capsys.readouterr().out
-    assert re.search(r"\| local_prompts +\| \(10, 4, 9, 64\) \| float32 \| 23,040 ", out)
-    assert "Total: 28,864 " in out and re.search(r"(?m)^frozen: [\d,]+$", out)
+    assert "local_prompts     10 x 4 x 9 x 64" in out and "23,040" in out
+    assert "learned in all                                28,864" in out
     assert len(re.findall(r"(?m)^  global \d ", out)) == 3
     assert len(re.findall(r"(?m)^  seven \d ( .+ \d\.\d\d){9}$", out)) == 4
-    assert "1.000" in out and "least alike: " in out and "(9 of 809 test images are taken" in out
-    assert "zero for one: 1 of 81 (1.2%)" in out
+    assert "1.000" in out and "least alike: " in out and "(10 of 800 test images are taken" in out
+    assert "zero for one: 1 of 80 (1.2%)" in out
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
