@@ -16,6 +16,7 @@ REQUIRED = [
     "orbax-checkpoint>=0.12.8",
     "grain>=0.2.18",  # input with exact resume
     "ml_collections>=1.1.0",
+    "clu>=0.0.12",  # the overview of what was learned
     "tensorboard>=2.21.0",
     "etils[epath]>=1.15.0",  # paths that may be buckets
     "packaging>=26.4",  # what doctor compares versions with

@@ -27,6 +27,13 @@ def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     Raises:
       InputError: the file cannot be read or does not fit, or the folder holds a run.
     """
+    from sotglp_jax import workdir
+
+    with workdir.alone(workdir.of(config, folder)):
+        _bring_in(path, config, folder)
+
+
+def _bring_in(path: Path, config: ConfigDict, folder: str) -> None:
     import jax
     import jax.numpy as jnp
 

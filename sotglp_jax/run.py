@@ -21,7 +21,6 @@ from sotglp_jax.errors import InputError
 from sotglp_jax.methods.check import Check
 from sotglp_jax.methods.contract import Method, Stage
 from sotglp_jax.methods.zeroshot import ZeroShot
-from sotglp_jax.paths import local
 from sotglp_jax.settings import DTYPES, flatten, validate
 
 
@@ -152,7 +151,7 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
       InputError: anything the user can mend.
     """
     validate(config)
-    path = local(folder, "--workdir") if folder else workdir.default_path(config)
+    path = workdir.of(config, folder)
     whole = _resolve(config, config.dataset, config.data.template)
     dataset = with_shots(config, whole)
     others = {name: _target(config, whole, name) for name in config.targets}

@@ -37,10 +37,10 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     from sotglp_jax.evaluate import evaluate
     from sotglp_jax.train import train
 
-    run = hosts.together(lambda: prepare(config, folder))
-    if hosts.first():
-        print(*describe(run), sep="\n", flush=True)
-    with workdir.alone(run.workdir), _too_large_said():
+    with workdir.alone(workdir.of(config, folder)), _too_large_said():
+        run = hosts.together(lambda: prepare(config, folder))
+        if hosts.first():
+            print(*describe(run), sep="\n", flush=True)
         if mode == "train" and run.stages:
             train(run)
         else:

@@ -32,10 +32,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from absl import flags
 from ml_collections import ConfigDict
 
 from sotglp_jax import reproduce, study
-from sotglp_jax.errors import InputError
+from sotglp_jax.errors import InputError, run_command
 from sotglp_jax.main import load
 
 BAD_INPUT = 2  # the main command's exit code for what only the user can mend
@@ -81,8 +82,9 @@ class Job:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Reads the flags; `rest` holds what goes to every run."""
+    """Reads the command line; `rest` holds what goes to every run."""
     parser = argparse.ArgumentParser(
+        prog="python -m sotglp_jax.sweep",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -96,7 +98,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--retries", type=int, default=1)
     parser.add_argument("--slurm", help="sbatch's options")
     parser.add_argument("--dry-run", action="store_true")
-    args, args.rest = parser.parse_known_args(argv)
+    flags.FLAGS(argv[:1])
+    args, args.rest = parser.parse_known_args(argv[1:])
     wrong = [x for x in args.rest if not x.startswith("--config.")]
     if wrong:
         parser.error(f"{wrong[0]}: only --config.KEY=VALUE goes to the runs.")
@@ -237,9 +240,8 @@ def conclude(studies: Sequence[Study], jobs: Sequence[Job]) -> int:
     return int(bool(failed))
 
 
-def main() -> int:
+def main(args: argparse.Namespace) -> int:
     """Returns the exit code."""
-    args = parse(sys.argv[1:])
     studies = read(args)
     jobs = plan(studies)
     if args.slurm is not None and jobs:
@@ -256,8 +258,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+    run_command(lambda args: sys.exit(main(args)), flags_parser=parse)

@@ -251,6 +251,8 @@ class _Recorder:
         self._last, self._time, self._part = start, time.monotonic(), None
 
     def add(self, step: int, part: Part, metrics: dict) -> None:
+        if not self._part:  # the speed is that of the steps, without what comes before the first
+            self._time = time.monotonic()
         self._pending.append((step, metrics))
         self._part = part
 

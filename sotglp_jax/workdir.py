@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from sotglp_jax.clip import hub
 from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import local
 from sotglp_jax.settings import differing
 
 CONFIG, IMAGES, CLASSES = "config.json", "train_images.txt", "classes.json"
@@ -55,6 +55,11 @@ PACKAGES = (
     "numpy",
 )
 PACKAGES += ("pillow", "scikit-learn")
+
+
+def of(config: ConfigDict, folder: str) -> Path:
+    """The run folder that `--workdir` names, or where that is "", the configuration."""
+    return local(folder, "--workdir") if folder else default_path(config)
 
 
 def default_path(config: ConfigDict) -> Path:
@@ -139,14 +144,17 @@ def alone(workdir: Path) -> Iterator[None]:
     Raises:
       InputError: another process holds the folder, or it cannot be written.
     """
+    made = not workdir.exists()
     file = hosts.together(lambda: _lock(workdir) if hosts.first() else None)
     try:
         yield
     finally:
         if file:
-            file.close()
             if os.listdir(workdir) == [LOCK]:  # nothing came of it
-                shutil.rmtree(workdir)
+                (workdir / LOCK).unlink()
+                if made:
+                    workdir.rmdir()
+            file.close()
 
 
 def _lock(workdir: Path) -> TextIO:

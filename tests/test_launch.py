@@ -246,7 +246,7 @@ def test_a_slurm_array_holds_what_is_not_finished(environment, clip_folder, tmp_
 def studies_of(*arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # ml_collections loads files so
-        return sweep.read(sweep.parse(arguments))
+        return sweep.read(sweep.parse(["sweep", *arguments]))
 
 
 def test_a_sweep_is_data_sets_by_shots_by_seeds_by_variants(tmp_path):
@@ -282,7 +282,7 @@ def test_a_sweep_refuses_what_is_no_study(arguments, said):
 
 def test_only_settings_go_to_the_runs_of_a_sweep(capsys):
     with pytest.raises(SystemExit):
-        sweep.parse(["--config=configs/shots.py", "--shots=1"])
+        sweep.parse(["sweep", "--config=configs/shots.py", "--shots=1"])
     assert "--shots=1: only --config.KEY=VALUE goes to the runs" in capsys.readouterr().err
 
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from sotglp_jax import workdir
+from sotglp_jax import exchange, study, workdir
+from sotglp_jax.configs import common
 from sotglp_jax.errors import InputError
 
 HOLD = """
@@ -33,6 +34,29 @@ def test_two_runs_do_not_share_a_folder_and_a_killed_one_lets_go(tmp_path):
         pass
     with workdir.alone(folder):
         pass
+
+
+def test_a_held_folder_is_not_looked_into(tmp_path):
+    config = common.get_config(f"dataset={tmp_path / 'nothing'}")
+    missing = tmp_path / "missing.safetensors"
+    with workdir.alone(tmp_path):
+        for start in (
+            lambda: study.run_one(config, str(tmp_path), "train"),
+            lambda: study.run_one(config, str(tmp_path), "eval"),
+            lambda: exchange.bring_in(missing, config, str(tmp_path)),
+        ):
+            with pytest.raises(InputError, match=f"{tmp_path} is in use by process"):
+                start()
+
+
+def test_a_folder_is_left_as_it_was_where_nothing_came_of_a_run(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for name in ("there", "link", "new"):
+        with workdir.alone(tmp_path / name):
+            pass
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "link"}
+    assert not list((tmp_path / "there").iterdir())
 
 
 def test_names_in_any_encoding_can_be_written(tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from clu import parameter_overview
 from jaxtyping import Array, Float, Int
 
 from sotglp_jax.clip.tokenizer import Tokenizer
@@ -46,12 +47,9 @@ def lines(
 
 
 def _parameters(params: Mapping, frozen: Mapping) -> Iterator[str]:
-    yield "parameters"
-    for state, tree in (("learned", params), ("frozen", frozen)):
-        found = learned.sizes(tree)
-        for name, (shape, count) in found.items():
-            yield f"  {name:<18}{' x '.join(map(str, shape)):<20}{count:>14,}"
-        yield f"  {state + ' in all':<38}{sum(count for _, count in found.values()):>14,}"
+    yield "learned"
+    yield parameter_overview.get_parameter_overview(params, include_stats=False)
+    yield f"frozen: {parameter_overview.count_parameters(frozen):,.0f}"
 
 
 def _words(

@@ -1,8 +1,7 @@
 """What a finished run learned, as plain numbers."""
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -30,15 +29,6 @@ class Mistake:
     given: int
     count: int
     of: int
-
-
-def sizes(params: Mapping) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Shape and number of parameters of each leaf or, with shape (), of each group of leaves."""
-
-    def count(tree) -> int:
-        return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
-
-    return {name: (getattr(x, "shape", ()), count(x)) for name, x in params.items()}
 
 
 def nearest_words(

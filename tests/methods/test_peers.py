@@ -109,7 +109,7 @@ def test_inspect_tells_what_was_learned(run, capsys, monkeypatch, tmp_path):
     inspect.main(Namespace(folder=run, out=tmp_path / "picture.png"))
     out = capsys.readouterr().out
     for name in LEARNED[run.name]:
-        assert re.search(rf"(?m)^ *{name} +\d", out), out
+        assert re.search(rf"(?m)^\| {name} +\| \(", out), out
     assert (tmp_path / "picture.png").exists()
 
 

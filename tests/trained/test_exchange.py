@@ -263,8 +263,8 @@ def test_inspect_tells_what_was_learned(run, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "keep", lambda: None)  # not into the user's folder
     inspect.main(Namespace(folder=run[0], out=tmp_path / "picture.png"))
     out = capsys.readouterr().out
-    assert "local_prompts     10 x 4 x 9 x 64" in out and "23,040" in out
-    assert "learned in all                                28,864" in out
+    assert re.search(r"\| local_prompts +\| \(10, 4, 9, 64\) \| float32 \| 23,040 ", out)
+    assert "Total: 28,864 " in out and re.search(r"(?m)^frozen: [\d,]+$", out)
     assert len(re.findall(r"(?m)^  global \d ", out)) == 3
     assert len(re.findall(r"(?m)^  seven \d ( .+ \d\.\d\d){9}$", out)) == 4
     assert "1.000" in out and "least alike: " in out and "(10 of 800 test images are taken" in out
