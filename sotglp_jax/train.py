@@ -25,6 +25,8 @@ from sotglp_jax.run import Run
 from sotglp_jax.schedules import learning_rate
 from sotglp_jax.state import State, init_state, restore
 
+RISE = 0.1  # nats that a mean loss may rise by chance
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -229,6 +231,8 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
                 checkpoints.save(step, state, meta)
             if stop:
                 break
+        for warning in recorder.warnings() if step == total else ():
+            bar.write(warning)
     if step < total:
         print(f"stopped at step {step} of {total}, saved; the same command goes on from there")
     return state
@@ -242,6 +246,12 @@ def _between(state: State, ended: Stage, optimizer: optax.GradientTransformation
     return state | {"opt_state": jax.jit(optimizer.init)(state["params"])}
 
 
+def risen(losses: Sequence[float]) -> bool:
+    """Whether losses end above their least one by more than noise and a quarter of their fall."""
+    least = min(losses)
+    return losses[-1] - least > max(RISE, (losses[0] - least) / 4)
+
+
 class _Recorder:
     """Collects metrics on the device and writes their means now and then."""
 
@@ -249,6 +259,7 @@ class _Recorder:
         self._run, self._start, self._writers = run, start, None
         self._pending: list[tuple[int, dict]] = []
         self._last, self._time, self._part = start, time.monotonic(), None
+        self._losses: dict[int, list[float]] = {}  # by the number of the stage
 
     def add(self, step: int, part: Part, metrics: dict) -> None:
         if not self._part:  # the speed is that of the steps, without what comes before the first
@@ -295,10 +306,21 @@ class _Recorder:
         for writer in self._writers:
             writer.write(step, means)
         self._pending, self._last, self._time = [], step, now
+        self._losses.setdefault(part.index, []).append(means["loss"])
         shown = {"loss": f"{means['loss']:.3f}"}
         if (accuracy := means.get(f"accuracy_{decides}")) is not None:
             shown[decides] = f"{accuracy:.0%}"
         return shown
+
+    def warnings(self) -> list[str]:
+        """A sentence where the last stage's loss ends above where it was."""
+        losses = list(self._losses.values())[-1]
+        if not risen(losses):
+            return []
+        return [
+            f"warning: the loss ends at {losses[-1]:.2f} and was at {min(losses):.2f} before: "
+            "lower --config.train.lr"
+        ]
 
     def close(self) -> None:
         for writer in self._writers or ():

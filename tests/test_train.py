@@ -168,6 +168,14 @@ def test_killed_and_resumed_equals_uninterrupted(
     jax.tree.map(np.testing.assert_array_equal, ended[-1], states[0][LAST])
 
 
+@pytest.mark.parametrize(
+    ("losses", "rises"),
+    [((2.0, 0.6, 1.1), True), ((2.0, 0.6, 0.8), False), ((0.5, 0.02, 0.05), False), ((1,), False)],
+)
+def test_a_loss_that_ends_above_where_it_was_is_noticed(losses, rises):
+    assert train.risen(losses) == rises
+
+
 def test_padding_changes_nothing(clip_folder):
     loaded, rng = clip.load(str(clip_folder)), np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (3, 32, 32, 3), np.uint8), "label": np.arange(3)}

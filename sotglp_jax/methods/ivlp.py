@@ -35,7 +35,11 @@ class Ivlp(deep_prompts.Prompted):
 
     title: ClassVar[str] = "IVLP"
     recipes: ClassVar[tuple[str, ...]] = ("official", "maple")
-    tiny: ClassVar[Mapping[str, Any]] = {"method.text_depth": 2, "method.vision_depth": 3}
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "method.text_depth": 2,
+        "method.vision_depth": 3,
+        "train.lr": 1e-4,
+    }
 
     def __post_init__(self):
         at_least(1, n_text=self.n_text, n_vision=self.n_vision)

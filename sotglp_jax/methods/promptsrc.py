@@ -54,6 +54,12 @@ class PromptSrc(Ivlp):
 
     title: ClassVar[str] = "PromptSRC"
     recipes: ClassVar[tuple[str, ...]] = ("official",)
+    # The teacher's sentences are those of photographs, which drawn digits are not.
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "method.text_depth": 2,
+        "method.vision_depth": 3,
+        "method.text_weight": 5.0,
+    }
 
     def __post_init__(self):
         super().__post_init__()

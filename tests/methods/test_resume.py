@@ -15,6 +15,7 @@ from sotglp_jax.run import prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled")]
 SHORT = {"train.epochs": 2, "train.batch_size": 5, "train.checkpoint_every": 1}
+SHORT |= {"train.warmup_epochs": 0}
 STAGES = {"plotpp": {"method.first_epochs": 1}}
 STAGES |= dict.fromkeys(("lsn", "lsn_cocoop"), {"method.negative_epochs": 1})
 TRAINED = sorted(methods.NAMES.keys() - {"zeroshot", "linear_probe"})
