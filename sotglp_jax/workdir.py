@@ -144,7 +144,7 @@ def alone(workdir: Path) -> Iterator[None]:
     Raises:
       InputError: another process holds the folder, or it cannot be written.
     """
-    made = not workdir.exists()
+    made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     file = hosts.together(lambda: _lock(workdir) if hosts.first() else None)
     try:
         yield
@@ -152,8 +152,8 @@ def alone(workdir: Path) -> Iterator[None]:
         if file:
             if os.listdir(workdir) == [LOCK]:  # nothing came of it
                 (workdir / LOCK).unlink()
-                if made:
-                    workdir.rmdir()
+                for folder in made:
+                    folder.rmdir()
             file.close()
 
 

@@ -23,6 +23,7 @@ from sotglp_jax.inspect import command as inspect
 from sotglp_jax.inspect import heatmaps, learned
 from sotglp_jax.methods.coop import CoOp
 from sotglp_jax.methods.sotglp import SotGlp
+from sotglp_jax.reports import grids
 from sotglp_jax.run import prepare
 from sotglp_jax.trained import finished, official
 
@@ -291,7 +292,7 @@ def test_mistakes_and_overlaps():
     names = [f"a class with a long name, number {i}" for i in range(30)]
     figure = heatmaps.draw(np.ones((30, 2, 2)), np.eye(30, dtype=int), names)
     figure.draw_without_rendering()
-    assert len(figure.axes[1].get_xticklabels()) == heatmaps.CLASSES
+    assert len(figure.axes[1].get_xticklabels()) == grids.CLASSES
 
 
 def test_runs_and_folders_that_will_not_do(run, config, tmp_path):
