@@ -153,6 +153,6 @@ def test_quick_start_learns_and_prints_what_the_readme_shows(main, tmp_path):
 
 def test_the_table_that_the_readme_shows_is_a_studys():
     """Its first and last line are as a study prints them; its numbers took three runs."""
-    shown = README[README.index("digits, tiny, recipe paper") :].splitlines()
+    shown = README[README.index("digits, tiny, recipe tiny") :].splitlines()
     assert "seeds 1, 2, 3" in shown[0] and shown[1].split() == ["base", "new", "H"]
     assert shown[5] == f"* {GlobalBranch.note}"

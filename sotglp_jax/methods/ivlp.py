@@ -86,7 +86,7 @@ class Language(deep_prompts.Prompted):
     text_depth: int = 12
 
     title: ClassVar[str] = "deep text prompting"
-    tiny: ClassVar[Mapping[str, Any]] = {"method.text_depth": 2}
+    tiny: ClassVar[Mapping[str, Any]] = {"method.text_depth": 2, "train.lr": 3e-4}
     frozen_images: ClassVar[bool] = True
     seen: ClassVar[str] = "cls"
 

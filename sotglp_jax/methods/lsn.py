@@ -64,6 +64,7 @@ class Negatives(Method):
     orthogonality: float = 1.0
     negative_temperature: float = 5.0
 
+    tiny: ClassVar[Mapping[str, Any]] = {"method.negative_epochs": 5}
     # Its authors published no file of prompts, so there are no names to follow.
     torch_names: ClassVar[Mapping[str, tuple]] = {}
     # What stands behind in the bases, and whether the authors' code doubles its softmax too.

@@ -99,6 +99,7 @@ class PlotPlusPlus(Method):
     first_epochs: int = 50
 
     title: ClassVar[str] = "PLOT++"
+    tiny: ClassVar[Mapping[str, Any]] = {"train.epochs": 50, "method.first_epochs": 10}
     logits: ClassVar[Mapping[str, str]] = {"transport": ""}
     symbols: ClassVar[Mapping[str, str]] = {"n_vision": "M", "epsilon": "ε"}
     frozen_images: ClassVar[bool] = False
