@@ -43,6 +43,7 @@ def take(
     chunk: int = 0,
     optimizer: optax.GradientTransformation = GRADIENT,
     stage: Stage = STAGE,
+    index: int = 0,
 ) -> Step:
     """The first step of a training.
 
@@ -55,6 +56,7 @@ def take(
       chunk: classes that a device takes at once; 0 for all.
       optimizer: of the parameters.
       stage: of the training.
+      index: the number of the stage.
     """
     mesh = sharding.make_mesh(devices)
     whole = sharding.replicated(mesh)
@@ -70,7 +72,7 @@ def take(
         state = first_state(method, optimizer, frozen, names, seed=0)
         before, state = jax.device_get(state["params"]), jax.device_put(state, whole)
         batch = sharding.pad_batch(batch, mesh)
-        step = jit_step(mesh, method, optimizer, Part(stage, index=0, first=0, steps=1), "")
+        step = jit_step(mesh, method, optimizer, Part(stage, index=index, first=0, steps=1), "")
         compiled = step.lower(state, frozen, names, batch).compile()
         state, metrics = compiled(state, frozen, names, batch)
     del frozen["fixed"]

@@ -209,6 +209,13 @@ class Lsn(Negatives, CoOp):
         """The authors' script; "paper" has what is reported of the paper, which is not all."""
         return settings(name, epochs=50, lr=0.001)
 
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """All but one script, and the paper's at second hand."""
+        if name == "official":
+            return "settings are published for 128 shots of 100 ImageNet classes, and stand in"
+        return "settings are those that others report of the paper, and partly guesses"
+
 
 @dataclasses.dataclass(frozen=True)
 class LsnCoCoOp(Negatives, CoCoOp):
@@ -223,6 +230,11 @@ class LsnCoCoOp(Negatives, CoCoOp):
     def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
         """CoCoOp's epochs and learning rate; no code and no settings of this one are published."""
         return settings(name, epochs=10, lr=0.002)
+
+    @classmethod
+    def unpublished(cls, name: str, dataset: str, shots: int, protocol: str) -> str:
+        """Its code and settings."""
+        return "no code and no settings of it are published: LSN + CoOp's and CoCoOp's stand in"
 
 
 def settings(objective: str, epochs: int, lr: float) -> dict[str, Any]:

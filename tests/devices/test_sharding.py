@@ -35,9 +35,11 @@ def counts(program):
 def check(found):
     for case, apart in found.items():
         ours = case.startswith("sotglp")
-        # Gradients of prompts of PromptSRC are as large as 60 on random weights.
-        largest = 1.0 if ours else apart["largest"]
-        assert apart["loss"] <= 1e-5 and apart["gradients"] <= 1e-5 * largest, (case, apart)
+        # On random weights gradients of prompts of PromptSRC are as large as 60, and so is the loss
+        # of others; float32 has no more than seven digits of either.
+        value, largest = (1.0, 1.0) if ours else (max(1.0, apart["value"]), apart["largest"])
+        assert apart["loss"] <= 1e-5 * value, (case, apart)
+        assert apart["gradients"] <= 1e-5 * largest, (case, apart)
         assert apart["largest"] > 1e-3, case
         if ours:
             kinds = counts(apart["program"])

@@ -54,6 +54,8 @@ def test_the_tiny_clip_has_a_recipe_of_its_own_where_others_do_not_suit_it():
         ("gallop", "imagenet", 4, "few_shot", "published for 16 shots alone"),
         ("promptsrc", "digits", 4, "few_shot", "eleven data sets alone"),
         ("proda", "imagenet", 16, "few_shot", "partly guesses"),
+        ("lsn", "imagenet", 16, "few_shot", "128 shots of 100 ImageNet classes"),
+        ("lsn_cocoop", "imagenet", 16, "few_shot", "no settings of it are published"),
     ],
 )
 def test_it_says_which_settings_nobody_published(name, dataset, shots, protocol, said):
