@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from sotglp_jax import Classifier
 from sotglp_jax.methods.sotglp import GlobalBranch
 
 README = (ROOT / "README.md").read_text()
@@ -149,6 +150,10 @@ def test_quick_start_learns_and_prints_what_the_readme_shows(main, tmp_path):
         for ours, readme in zip(*(re.findall(r"([\d.]+)%", x) for x in (line, shown)), strict=True):
             # Processors round differently.
             assert float(ours) == pytest.approx(float(readme), abs=2.0)
+    quick_start = (ROOT / "docs" / "quickstart.md").read_text()
+    (name, given) = re.search(r"^(\S+\.png) +(\w+) +[\d.]+%", quick_start, re.MULTILINE).groups()
+    found = Classifier.load(tmp_path)(ROOT / name)
+    assert found.names == [given] and not found.is_ood.any()
 
 
 def test_the_table_that_the_readme_shows_is_a_studys():
