@@ -288,6 +288,8 @@ def _fault(file: tuple[FileReader, str]) -> str:
     """What keeps a file from being read as its reader does; "" for nothing."""
     read, name = file
     path = read.root / name
+    if path.exists() and not path.is_file():  # a pipe would wait for its other end
+        return "no file"
     try:
         with Image.open(path) as image:
             # Reads the whole file but, of a JPEG, reconstructs an eighth of the size.

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import multiprocessing
+import os
 import random
 import unicodedata
 from pathlib import Path
@@ -258,11 +259,14 @@ def test_bad_images_are_listed_before_training(folder):
     for part, content in ((data.train, stream.getvalue()[:-800]), (data.test, b"nothing")):
         (folder / part.names[0]).write_bytes(content)
     (folder / data.train.names[1]).unlink()
+    (folder / data.train.names[2]).unlink()
+    os.mkfifo(folder / data.train.names[2])
     with pytest.raises(InputError) as caught:
         loader.check_images([data.train, data.test.take((0, 1))])
     said = str(caught.value)
-    assert said.startswith("3 of 17 images cannot be read") and "missing" in said
-    assert "truncated" in said and "identify" in said
+    assert said.startswith("4 of 17 images cannot be read") and "missing" in said
+    assert f"{data.train.names[2]} (no file)" in said
+    assert "truncated" in said and "no image of a known kind" in said
     for name in (data.train.names[0], data.train.names[1], data.test.names[0]):
         assert name in said
     loader.check_images([data.test.take((1, 2))])
