@@ -1,8 +1,10 @@
 """From a table of the paper to its runs, what they take, and the report."""
 
 import json
+import re
 
 import pytest
+from conftest import ROOT
 
 from sotglp_jax import reproduce, study
 from sotglp_jax.configs import ood
@@ -74,10 +76,22 @@ def test_the_demo_holds_all_that_the_report_compares():
     assert {("digits", m, "full", k) for m in FIVE for k in (1, 4, 16)} < found.keys()
     detecting = axes([s for s in singles if s.config.ood.sets])
     assert TEN | {"zeroshot"} <= {m for _, m, _, _ in detecting}
+    assert not {"lsn", "lsn_cocoop"} & {m for _, m, _, _ in found}  # too long, unless asked for
+    assert axes(runs_of("suite=demo,methods=lsn,table=3")) == {
+        ("digits", "lsn", "full", 16): [1, 2, 3]
+    }
     learning = [v for v in (flatten(s.config) for s in singles) if v["method.name"] == "sotglp"]
     assert {v["method.fusion"] for v in learning} == {"fixed", "validated", "learned"}
     assert {v["method.epsilon"] for v in learning} == {0.01, 0.1, 1.0}
     assert len(singles) == len({s.folder for s in singles})
+
+
+def test_the_suites_that_the_pages_name_exist():
+    pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    named = {x for p in pages for x in re.findall(r"reproduce\.py:(\S+)", p.read_text())}
+    assert len(named) >= 3
+    for arg in named:
+        config_file.get_config(arg.rstrip("`,"))
 
 
 def test_lists_leave_runs_out():

@@ -25,7 +25,7 @@ from sotglp_jax.workdir import CLASSES
 SCORES = "ood_scores.npz"  # in a run folder
 SHOWN = 12  # classes of a table
 FEWEST = 10  # images of a bin of the reliability curve, or it would say nothing
-ONE = "A report of that run's folder alone shows another run."
+ONE = "A report of another run's folder shows that run."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,8 @@ def seen(results: Sequence[Result]) -> list[Seen]:
         if runs := {title: x for title, x in runs.items() if x}:
             folder = next(iter(runs.values()))[0][0].folder
             names = json.loads((folder / CLASSES).read_text("utf-8"))
-            title = f"{paper.dataset_title(group[0].dataset)}, {shots} shots"
+            title = paper.dataset_title(group[0].dataset)
+            title += f", {shots} shots" * any(r.learns for r in group)
             found.append(Seen(title, names, runs))
     return found
 

@@ -117,18 +117,22 @@ def at_table_shots(results: Sequence[Result]) -> list[Result]:
 
 
 def said_shots(results: Sequence[Result]) -> str:
-    """Writes the shots of runs that `at_table_shots` gave; "" where data sets differ in them."""
-    shots = {table_shots(found) for found in grouped(results).values()}
-    return f" at {shots.pop()} shots" if len(shots) == 1 else ""
+    """Writes the shots of runs; "" where there are several, or nothing is learned."""
+    shots = _shots(results)
+    return f" at {shots[0]} shots" if len(shots) == 1 else ""
 
 
 def dataset_titles(results: Sequence[Result]) -> dict[str, str]:
-    """Returns the titles of data sets, with their shots where these are not the same of all."""
-    titles = {d: dataset_title(d) for d in grouped(results)}
-    if not said_shots(results):
-        sets = grouped(results).items()
-        titles = {d: f"{titles[d]}, {table_shots(found)} shots" for d, found in sets}
-    return titles
+    """Returns the titles of data sets, with their shots where these are not the same of all.
+
+    Args:
+      results: of one number of shots for each data set.
+    """
+    several = len(_shots(results)) > 1
+    return {
+        d: ", ".join([dataset_title(d), *(f"{k} shots" for k in _shots(found) if several)])
+        for d, found in grouped(results).items()
+    }
 
 
 def accuracy(results: Sequence[Result]) -> Table:
@@ -158,21 +162,20 @@ def detection(results: Sequence[Result]) -> Table:
     Every number of shots that there are such results of has rows of its own.
     """
     with_scores = grouped([r for r in results if "ood" in r.contents])
-    shots = {d: _shots(found) for d, found in with_scores.items()}
-    mixed = len({k for each in shots.values() for k in each}) > 1
+    every = [r for found in with_scores.values() for r in found]
     rows: dict[tuple[str, ...], Numbers] = {}
     for dataset, found in with_scores.items():
-        for k in shots[dataset]:
-            title = dataset_title(dataset) + f", {k} shots" * mixed
+        for k in _shots(found) or [PUBLISHED["shots"]]:
+            title = dataset_title(dataset)
+            title += f", {k} shots" * (len(_shots(every)) > 1 and k in _shots(found))
             own = _detected_rows(results, at_shots(found, k), dataset == "imagenet" and k)
             rows |= {(title, *labels): numbers for labels, numbers in own.items()}
     sets = dict.fromkeys(name for found in with_scores.values() for name in ood_sets(found))
     columns = [c for name in [*sets, "average"] if with_scores for c in _pair(name)]
     plain = any(ZERO_SHOT in labels for labels in rows)
-    said = "" if mixed or not rows else f" at {next(iter(shots.values()))[0]} shots"
     return Table(
         "table3",
-        caption_of(f"accuracy and out-of-distribution detection in %{said}", results),
+        caption_of(f"accuracy and out-of-distribution detection in %{said_shots(every)}", results),
         ("ID data set", METHOD, "Score"),
         (ACCURACY, *columns),
         rows,
@@ -216,8 +219,8 @@ def by_shots(results: Sequence[Result]) -> Table:
 
 
 def _shots(results: Sequence[Result]) -> list[int]:
-    """Returns the shots of the runs, ascending; the paper's where nothing is learned."""
-    return sorted({r.shots for r in results if r.learns}) or [PUBLISHED["shots"]]
+    """Returns the shots of the runs that learn something, ascending."""
+    return sorted({r.shots for r in results if r.learns})
 
 
 def dataset_title(name: str) -> str:
@@ -443,7 +446,7 @@ def _of_sets(
 ) -> Table:
     """Makes a table with a column for each data set; its caption is of all results or of some."""
     said, titles = said_shots(results), dataset_titles(results) | {"average": "Average"}
-    alike = said_shots([r for r in results if r.dataset in BENCHMARKS])
+    alike = len(_shots([r for r in results if r.dataset in BENCHMARKS])) < 2
     rows = _averaged(rows, results) if alike else rows
     there = [d for d in titles if any(d in numbers for numbers in rows.values())]
     columns = tuple(titles[d] for d in there)
