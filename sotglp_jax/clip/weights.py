@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -208,24 +209,27 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        path.open(
-            "rb"
-        ).close()  # the library says of a file that may not be read that it is missing
+        path.open("rb").close()  # of what may not be read the library says that it is missing
         with safe_open(path, framework="numpy") as file:
-            return {name: _float32(path, name, file.get_tensor(name)) for name in file.keys()}
+            return {name: _float32(path, name, _tensor(path, file, name)) for name in file.keys()}
     except FileNotFoundError:
         raise InputError(f"{path} is missing: put all shards of the weights there.") from None
     except PermissionError as error:
         raise InputError(
             f"{path} may not be read ({error.strerror}): give yourself the right to."
         ) from None
-    except AttributeError as error:  # of numpy, which lacks the type
-        raise _of_wrong_type(path, "a tensor", str(error)) from None
     except (SafetensorError, OSError, struct.error) as error:
         raise InputError(
             f"{path} is not a readable safetensors file ({error}), perhaps cut short: copy or "
             "download it again."
         ) from None
+
+
+def _tensor(path: Path, file: Any, name: str) -> np.ndarray:
+    try:
+        return file.get_tensor(name)
+    except AttributeError:  # of numpy, which lacks the type
+        raise _of_wrong_type(path, name, file.get_slice(name).get_dtype()) from None
 
 
 def _float32(path: Path, name: str, x: np.ndarray) -> np.ndarray:

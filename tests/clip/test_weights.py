@@ -90,6 +90,20 @@ def test_bfloat16_files_are_read(folder):
     )
 
 
+def test_weights_of_other_types_are_refused_by_name(folder):
+    """The library writes no eight-bit floats from numpy: that file is written by hand."""
+    name, x = "visual.proj", clips.tensors()["visual.proj"]
+    spoiled = clips.tensors() | {name: np.where(x == x.max(), np.nan, x).astype(np.float32)}
+    assert "holds visual.proj with values that are not finite" in refusal(rewrite(folder, spoiled))
+    said = refusal(rewrite(folder, clips.tensors() | {name: x.astype(np.int8)}))
+    assert "holds visual.proj as int8" in said
+    header = {name: {"dtype": "F8_E4M3", "shape": list(x.shape), "data_offsets": [0, x.size]}}
+    head = json.dumps(header).encode()
+    content = len(head).to_bytes(8, "little") + head + bytes(x.size)
+    (folder / "model.safetensors").write_bytes(content)
+    assert "holds visual.proj as F8_E4M3" in refusal(folder)
+
+
 def test_every_fault_is_in_one_error(folder):
     tensors = clips.tensors()
     del tensors["ln_final.bias"], tensors["visual.transformer.resblocks.1.ln_2.weight"]
