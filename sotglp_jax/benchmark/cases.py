@@ -208,14 +208,14 @@ def text(case: Case, mesh: Mesh) -> Work:
 def texts_of(case: Case) -> Callable:
     """A function of (params, frozen, names, image): text features of one of a step's updates.
 
-    Where texts wait for the image, it gives the losses that they end in.
+    Where names come in their place, which wait for the image, it gives the losses (B,).
     """
     method, key, zero = case.run.method, jax.random.key(0), np.int32(0)
     moment = Moment(key, zero, zero, case.stage - 1, key, case.turn)
 
     def encode(params, frozen, names, image):
         text = method.encode_step(params, frozen, names, moment)
-        if not method.text_waits:
+        if all(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(text)):
             return text
         return method.loss(params, frozen, text, image, jnp.zeros(case.batch, int), moment)[0]
 
@@ -288,7 +288,9 @@ def inputs(case: Case, mesh: Mesh, make: Callable) -> Inputs:
     run, whole = case.run, sharding.replicated(mesh)
     weights = functools.partial(random_weights, case.arch, case.precision)
     frozen, names = make(weights, out_shardings=whole)(), run.names_on(mesh, run.method)
-    state = make(functools.partial(init_state, run), out_shardings=whole)(frozen, names)
+    step = run.steps_per_epoch * sum(stage.passes for stage in run.stages[: case.stage])
+    first = functools.partial(init_state, run, step=step)  # with that stage's optimizer
+    state = make(first, out_shardings=whole)(frozen, names)
     texts = run.method.tokenize_fixed(run.clip.tokenizer, run.dataset.class_names)
     fixed = make(run.method.fixed, out_shardings=whole)(frozen, run.packed(texts, mesh))
     batch = sharding.pad_batch(images(case), mesh)
@@ -403,9 +405,10 @@ def _of_images(case: Case, image: dict, *arguments: Any) -> dict[str, tuple[int,
 def _of_classes(case: Case, *arguments: Any) -> dict[str, tuple[int, int]]:
     """Operations of the text tower by direction; `arguments` are those of `texts_of`."""
     encode = texts_of(case)
-    sequences = sum(x.size for x in jax.tree.leaves(jax.eval_shape(encode, *arguments)))
-    if not case.run.method.text_waits:
-        sequences //= case.arch.embed_dim
+    texts = jax.eval_shape(encode, *arguments)
+    sequences = sum(x.size for x in jax.tree.leaves(texts)) // case.arch.embed_dim
+    if getattr(texts, "ndim", 0) == 1:  # losses, each of texts of its own
+        sequences = case.batch * case.classes
     here, plain = _directions(case, encode, *arguments), sequences * flops.text(case.arch)
     return _rows("classes", case.part.stage.updates, here, (plain, plain))
 

@@ -23,6 +23,7 @@ IMAGES, CLASSES = ("images",), ("classes", "classes, backward")
 PROMPTED = (*IMAGES, "images, backward")
 QUICK = {"cocoop": (*IMAGES, *CLASSES), "vpt": PROMPTED, "plotpp 2": (*PROMPTED, *CLASSES)}
 SLOW = dict.fromkeys(("sotglp", "coop", "gallop", "language", "locoop"), QUICK["cocoop"])
+SLOW |= dict.fromkeys(("lsn", "lsn 2", "lsn_cocoop", "lsn_cocoop 2"), QUICK["cocoop"])
 SLOW |= dict.fromkeys(("plot", "proda"), QUICK["cocoop"]) | {"plotpp": PROMPTED}
 SLOW |= dict.fromkeys(("ivlp", "maple", "promptsrc"), QUICK["plotpp 2"])
 
