@@ -41,8 +41,8 @@ SUITES = {
     "paper": (tuple(BENCHMARKS), "ViT-B/16", tuple(PUBLISHED["table4_shots"]), TABLES),
     "demo": (("digits",), "tiny", (1, 4, 16), TABLES | {3: sum(TABLES.values(), [])}),
 }
-# Not in the demo unless `methods` names them: half of all its steps.
-LONG = {"paper": (), "demo": ("lsn", "lsn_cocoop")}
+# Past the demo's ten methods, so that it stays short: there if `methods` names them.
+FURTHER = {"paper": (), "demo": ("lsn", "lsn_cocoop")}
 # Past the paper, in the demo: the ways to choose λ, and what makes prompts specialise.
 MORE = {
     "fusion=validated": {"method.fusion": "validated"},
@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ConfigDict:
     datasets, usual_clip, shots, tables = SUITES[suite]
     datasets = _listed(given, "datasets", datasets)
     shots, seeds = _numbers(given, "shots", shots), _numbers(given, "seeds", (1, 2, 3))
-    chosen = _methods(given, tables, LONG[suite])
+    chosen = _methods(given, tables, FURTHER[suite])
     clip, recipe = given.get("clip", usual_clip), given.get("recipe", "")
     runs = {}  # by data set, method, variant and number of shots
     for number in [table] if table else tables:
@@ -126,10 +126,10 @@ def _numbers(given: dict, key: str, usual: tuple[int, ...]) -> tuple[int, ...]:
     return found
 
 
-def _methods(given: dict, tables: dict, long: tuple[str, ...]) -> tuple[str, ...]:
+def _methods(given: dict, tables: dict, further: tuple[str, ...]) -> tuple[str, ...]:
     """The names of the methods to run."""
     known = tuple(dict.fromkeys(method for runs in tables.values() for method, _ in runs))
-    chosen = _listed(given, "methods", tuple(name for name in known if name not in long))
+    chosen = _listed(given, "methods", tuple(name for name in known if name not in further))
     if unknown := [name for name in chosen if name not in known]:
         raise InputError(
             f'methods={given["methods"]}: "{unknown[0]}" is none of the tables\': take some of '

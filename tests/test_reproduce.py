@@ -76,7 +76,7 @@ def test_the_demo_holds_all_that_the_report_compares():
     assert {("digits", m, "full", k) for m in FIVE for k in (1, 4, 16)} < found.keys()
     detecting = axes([s for s in singles if s.config.ood.sets])
     assert TEN | {"zeroshot"} <= {m for _, m, _, _ in detecting}
-    assert not {"lsn", "lsn_cocoop"} & {m for _, m, _, _ in found}  # too long, unless asked for
+    assert not {"lsn", "lsn_cocoop"} & {m for _, m, _, _ in found}  # unless asked for
     assert axes(runs_of("suite=demo,methods=lsn,table=3")) == {
         ("digits", "lsn", "full", 16): [1, 2, 3]
     }
