@@ -247,9 +247,11 @@ def _between(state: State, ended: Stage, optimizer: optax.GradientTransformation
 
 
 def risen(losses: Sequence[float]) -> bool:
-    """Whether losses end above their least one by more than noise and a quarter of their fall."""
-    least = min(losses)
-    return losses[-1] - least > max(RISE, (losses[0] - least) / 4)
+    """Whether losses end above where they were, quarter by quarter, by more than chance."""
+    if len(losses) < 4:
+        return False
+    first, *_, last = means = [np.mean(part) for part in np.array_split(losses, 4)]
+    return bool(last - min(means) > max(RISE, (first - min(means)) / 4))
 
 
 class _Recorder:
@@ -318,8 +320,8 @@ class _Recorder:
         if not risen(losses):
             return []
         return [
-            f"warning: the loss ends at {losses[-1]:.2f} and was at {min(losses):.2f} before: "
-            "lower --config.train.lr"
+            "warning: the loss rises towards the end of the training: lower --config.train.lr, and "
+            "see metrics.jsonl"
         ]
 
     def close(self) -> None:

@@ -170,7 +170,13 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 @pytest.mark.parametrize(
     ("losses", "rises"),
-    [((2.0, 0.6, 1.1), True), ((2.0, 0.6, 0.8), False), ((0.5, 0.02, 0.05), False), ((1,), False)],
+    [
+        ((2.0, 0.6, 0.9, 1.1), True),
+        ((2.0, 0.6, 0.8, 0.8), False),
+        ((2.0, 1.0, 0.9, 0.4, 0.9, 0.6, 0.9, 0.7), False),  # noise
+        ((0.5, 0.02, 0.04, 0.05), False),
+        ((1, 2), False),
+    ],
 )
 def test_a_loss_that_ends_above_where_it_was_is_noticed(losses, rises):
     assert train.risen(losses) == rises
