@@ -27,11 +27,13 @@ import hashlib
 import jax
 import numpy as np
 from sotglp_jax import cache, clip, features
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.methods.zeroshot import ZeroShot
 loaded = clip.load("tiny")
 mesh = jax.make_mesh((jax.device_count(),), ("data",), (jax.sharding.AxisType.Auto,))
 encode = features.Encode(ZeroShot(loaded.towers()))
-encoder = cache.Encoder(encode, loaded.params, {}, 64, np.dtype("float32"), 4, mesh, 0)
+size = Resize(64)
+encoder = cache.Encoder(encode, loaded.params, {}, size, np.dtype("float32"), 4, mesh, 0)
 with jax.set_mesh(mesh):
     print(hashlib.sha256(cache._text(encoder).encode()).hexdigest())
 """

@@ -26,6 +26,7 @@ from PIL import Image
 from sotglp_jax import cache
 from sotglp_jax.devices import hosts
 from sotglp_jax.data.sources import Source
+from sotglp_jax.data.transforms import Resize
 
 folder, held, seconds, state, distributed = sys.argv[1:]
 one = threading.Lock()
@@ -52,7 +53,8 @@ def encode(frozen, pixels):
 
 source = Source(Reader(), range(24), [f"{i}" for i in range(24)], range(24), "numbers")
 mesh = jax.make_mesh((jax.device_count(),), ("data",))
-encoder = cache.Encoder(encode, np.float32(2), {}, 8, np.dtype("float32"), 2, mesh, 0, folder)
+size = Resize(8)
+encoder = cache.Encoder(encode, np.float32(2), {}, size, np.dtype("float32"), 2, mesh, 0, folder)
 features = cache.load(encoder, source).features
 print(features["mean"][0, :, 1].astype(int).tolist(), features["max"][0].astype(int).tolist())
 """

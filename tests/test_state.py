@@ -30,7 +30,7 @@ def usual(arg=""):
 
 
 def test_warmup_is_constant_and_the_cosine_runs_over_the_rest():
-    by_epoch = rates(usual(), steps_per_epoch=7)
+    by_epoch = rates(usual("recipe=paper"), steps_per_epoch=7)
     assert by_epoch.shape == (50, 7) and (by_epoch == by_epoch[:, :1]).all()
     np.testing.assert_allclose(by_epoch[:5, 0], 1e-5)
     expected = 0.025 * (1 + np.cos(np.pi * np.arange(45) / 45))

@@ -36,7 +36,7 @@ class LoCoOp(CoOp):
 
     title: ClassVar[str] = "LoCoOp"
     symbols: ClassVar[Mapping[str, str]] = {"n_ctx": "M", "topk": "K", "weight": "λ"}
-    tiny: ClassVar[Mapping[str, Any]] = {"method.weight": 0.05}
+    tiny: ClassVar[Mapping[str, Any]] = {"method.weight": 0.05, "train.epochs": 200}
     detection_only: ClassVar[tuple[str, ...]] = ()  # patches are trained on
 
     def __post_init__(self):

@@ -720,7 +720,9 @@ def test_what_a_run_learned_is_said_as_far_as_there_is_such():
     said = "\n".join(insights.lines(["cat"], params, frozen, Words(), contexts))
     for line in ("context   a 0.00  b 0.00", "global 1  a 0.00  b 0.00", "cat 1  b 0.00  c 0.00"):
         assert re.search("^  " + line.replace("  ", " +") + "$", said, re.MULTILINE), line
-    assert "prompt            4 x 2" in said and "cosines" not in said and "confused" not in said
+    assert (
+        "| prompt | (4, 2) | float32 " in said and "cosines" not in said and "confused" not in said
+    )
     alike, counts = np.full((2, 2, 2), 0.5), np.array([[3, 1], [0, 2]])
     said = "\n".join(insights.lines(["cat", "dog"], params, frozen, Words(), {}, alike, counts))
     assert "nearest words" not in said and "least alike: cat, 0.500" in said
