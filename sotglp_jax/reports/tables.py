@@ -280,7 +280,7 @@ def _title(results: Sequence[dict]) -> str:
 
 
 def unpublished(results: Sequence[dict]) -> list[str]:
-    """Returns, by method, what of its settings its authors have not published.
+    """Returns, by methods and data sets, what of their settings their authors have not published.
 
     Args:
       results: contents of `results.json` files.
@@ -291,10 +291,10 @@ def unpublished(results: Sequence[dict]) -> list[str]:
         if sentence := protocol.get("unpublished"):
             key = result["method"]["title"], sentence
             said.setdefault(key, []).append(protocol["dataset"])
-    return [
-        f"{title} on {', '.join(dict.fromkeys(sets))}: {sentence}."
-        for (title, sentence), sets in said.items()
-    ]
+    alike = {}
+    for (title, sentence), sets in said.items():
+        alike.setdefault((", ".join(dict.fromkeys(sets)), sentence), []).append(title)
+    return [f"{', '.join(titles)} on {on}: {said}." for (on, said), titles in alike.items()]
 
 
 def _write(results: Sequence[dict], cells: Cells, notes: Notes | None = None) -> str:

@@ -279,10 +279,11 @@ def test_scores_of_other_patches_stand_apart(tmp_path):
 def test_settings_that_nobody_published_are_in_the_footnotes(tmp_path):
     for seed in (1, 2):
         write(tmp_path, 0.5, seed=seed)
-        coop = write(tmp_path, 0.5, seed=seed, method="coop")
-        change(coop, "protocol", "unpublished", value="guesses")
+        for method in ("coop", "linear_probe"):
+            folder = write(tmp_path, 0.5, seed=seed, method=method)
+            change(folder, "protocol", "unpublished", value="guesses")
     found, warnings = results.load(tmp_path)
-    said = "CoOp on digits: guesses."
+    said = "linear probe, CoOp on digits: guesses."
     assert not warnings and paper.accuracy(found).notes[-1] != said
     assert [table.notes[-1] == said for table in paper.make(found)] == [True, False, False, True]
     assert tables.few_shot([r.contents for r in found]).splitlines()[-1] == said
