@@ -4,6 +4,7 @@ A rename table says for each of our tensors which source tensor it comes from an
 must account for every tensor on both sides; whatever does not fit is listed in one error.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -205,6 +206,20 @@ def load(paths: tuple[Path, ...]) -> dict[str, np.ndarray]:
     return tensors
 
 
+def _what_else(path: Path, error: Exception) -> str:
+    """What a file is that is no safetensors, and what to do."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(20)
+        if start.startswith(b"version https://git-"):
+            return "is a pointer of Git LFS and not the weights: run `git lfs pull` beside it"
+        if start.lstrip().startswith(b"<"):
+            return "is a web page and not the weights: log in to the hub, and download it again"
+    return (
+        f"is not a readable safetensors file ({error}), perhaps cut short: copy or download it "
+        "again"
+    )
+
+
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
@@ -219,10 +234,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
             f"{path} may not be read ({error.strerror}): give yourself the right to."
         ) from None
     except (SafetensorError, OSError, struct.error) as error:
-        raise InputError(
-            f"{path} is not a readable safetensors file ({error}), perhaps cut short: copy or "
-            "download it again."
-        ) from None
+        raise InputError(f"{path} {_what_else(path, error)}.") from None
 
 
 def _tensor(path: Path, file: Any, name: str) -> np.ndarray:

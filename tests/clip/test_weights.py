@@ -120,10 +120,17 @@ def test_another_model_is_refused(folder):
     assert "not those of a CLIP" in said and "conv1.weight" in said
 
 
-@pytest.mark.parametrize("content", [b"", b"not tensors", b"\xff" * 64])
-def test_no_safetensors_is_refused(folder, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        *((x, "not a readable safetensors file") for x in (b"", b"not tensors", b"\xff" * 64)),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>Access is restricted</html>", "is a web page"),
+    ],
+)
+def test_no_safetensors_is_refused(folder, content, said):
     (folder / "model.safetensors").write_bytes(content)
-    assert "not a readable safetensors file" in refusal(folder)
+    assert said in refusal(folder)
 
 
 def test_a_truncated_file_is_refused(folder):
