@@ -208,10 +208,10 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
     ):
         for step, batch in enumerate(batches, start=start + 1):
             part = next(p for p in stages if step <= p.end)
-            optimizer = optimizers.make(part.stage.optimizer, run.method, config)
-            if step == part.first + 1 and part.index:
-                state = _between(state, stages[part.index - 1].stage, optimizer)
             if (turn := (part.index, part.turn(step - 1))) not in programs:
+                optimizer = optimizers.make(part.stage.optimizer, run.method, config)
+                if step == part.first + 1 and part.index:
+                    state = _between(state, stages[part.index - 1].stage, optimizer)
                 step_fn = jit_step(mesh, run.method, optimizer, part, turn[1])
                 programs[turn] = step_fn.lower(state, frozen, names, batch).compile()
                 bar.write(memory.describe(programs[turn]))

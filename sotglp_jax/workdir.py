@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -230,6 +231,25 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
         part.replace(path)
     except OSError as error:
         raise _unwritable(path.parent, error) from None
+
+
+@contextlib.contextmanager
+def read_arrays(path: Path, fault: str = "damaged") -> Iterator[dict[str, np.ndarray]]:
+    """Gives the arrays that `write_arrays` wrote, by name, to a body that makes something of them.
+
+    Args:
+      path: of the file.
+      fault: what is said of it where it cannot be read, or where its arrays do not fit the body.
+
+    Raises:
+      InputError: there is such a fault.
+    """
+    try:
+        with path.open("rb") as file:
+            found = dict(np.load(file, allow_pickle=False))
+        yield found
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, OSError, EOFError):
+        raise InputError(f"{path} is {fault}: evaluate the run again with --mode=eval.") from None
 
 
 def write_tensors(path: Path, tree: dict) -> None:

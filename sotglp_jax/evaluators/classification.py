@@ -1,7 +1,6 @@
 """Top-1 accuracy of every classifier of a run, and what the deciding one says of every image."""
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sotglp_jax.errors import InputError
+from sotglp_jax import workdir
 
 FILE = "predictions.npz"  # in a run folder
 BINS = 15  # of the probabilities, as usual for the calibration error
@@ -91,11 +90,5 @@ def load(folder: Path) -> Predictions:
     Raises:
       InputError: it holds none, or they are damaged.
     """
-    path = folder / FILE
-    try:
-        with path.open("rb") as file:
-            return Predictions(**np.load(file, allow_pickle=False))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError):
-        raise InputError(
-            f"{path} is missing or damaged: evaluate the run again with --mode=eval."
-        ) from None
+    with workdir.read_arrays(folder / FILE, "missing or damaged") as found:
+        return Predictions(**found)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +13,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image
 
+from sotglp_jax import workdir
 from sotglp_jax.data import transforms
 from sotglp_jax.data.sources import Dataset, Source
-from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import specialisation
 from sotglp_jax.methods import transport
 
@@ -155,10 +154,6 @@ def load(folder: Path) -> Examples | None:
     path = folder / FILE
     if not path.exists():
         return None
-    try:
-        with path.open("rb") as file:
-            found = dict(np.load(file, allow_pickle=False))
+    with workdir.read_arrays(path) as found:
         names, images = found.pop("names").tolist(), found.pop("images")
         return Examples(tuple(names), images, Maps(**found))
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, OSError, EOFError):
-        raise InputError(f"{path} is damaged: evaluate the run again with --mode=eval.") from None

@@ -1,16 +1,15 @@
 """The test images that a run is most wrong about, with the maps of what it took them for."""
 
 import dataclasses
-import zipfile
 from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from sotglp_jax import workdir
 from sotglp_jax.data.sources import Source
 from sotglp_jax.data.transforms import Resize
-from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import maps
 from sotglp_jax.evaluators.maps import Maps
 
@@ -73,10 +72,6 @@ def load(folder: Path) -> Mistakes | None:
     path = folder / FILE
     if not path.exists():
         return None
-    try:
-        with path.open("rb") as file:
-            found = dict(np.load(file, allow_pickle=False))
+    with workdir.read_arrays(path) as found:
         own = {name: found.pop(name) for name in ("images", "label", "predicted", "probability")}
         return Mistakes(**own, maps=Maps(**found) if found else None)
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, OSError, EOFError):
-        raise InputError(f"{path} is damaged: evaluate the run again with --mode=eval.") from None

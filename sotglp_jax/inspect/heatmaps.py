@@ -23,7 +23,7 @@ def draw(
       counts: test images by true and given class; None leaves that panel out.
       names: of the classes.
     """
-    side = 3.2 if counts is None else max(3.2, 0.5 * min(len(counts), grids.CLASSES))
+    side = grids.side(0 if counts is None else len(counts))
     widths = [3.2] * (similarities is not None) + [side] * (counts is not None)
     figure = Figure((sum(widths) + 1.8, side + 0.8), layout="constrained")
     panels = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False).flat)

@@ -1,13 +1,13 @@
 """Sentences on what a method's authors have published no settings for; see `Method.unpublished`."""
 
-SETS = ("imagenet", "caltech101", "oxford_pets", "stanford_cars", "flowers102", "food101")
-SETS += ("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101")
+from sotglp_jax.data.catalog import BENCHMARKS
+
 SHOTS = (1, 2, 4, 8, 16)
 
 
 def by_set(dataset: str, what: str, others: str) -> str:
     """Of settings that differ between the field's data sets: what a data set of none has."""
-    if dataset in SETS:
+    if dataset in BENCHMARKS:
         return ""
     return f"{what} are published for the field's eleven data sets alone: {others} stand in"
 

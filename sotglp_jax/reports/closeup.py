@@ -4,7 +4,6 @@ import dataclasses
 import json
 import statistics
 import textwrap
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sotglp_jax.errors import InputError
+from sotglp_jax import workdir
 from sotglp_jax.evaluators import classification, detection, maps, mistakes
 from sotglp_jax.evaluators.classification import Predictions
 from sotglp_jax.reports import gallery, grids, paper
@@ -20,7 +19,6 @@ from sotglp_jax.reports.figures import Picture, legend, panels_of, slug, styles_
 from sotglp_jax.reports.paper import ACCURACY, METHOD, Cell, Table
 from sotglp_jax.reports.results import Result, grouped, mains, methods
 from sotglp_jax.reports.tables import score_title
-from sotglp_jax.workdir import CLASSES
 
 SCORES = "ood_scores.npz"  # in a run folder
 SHOWN = 12  # classes of a table
@@ -74,7 +72,7 @@ def seen(results: Sequence[Result]) -> list[Seen]:
         runs = {title: _predicted(paper.at_shots(x, shots)) for title, x in titles.items()}
         if runs := {title: x for title, x in runs.items() if x}:
             folder = next(iter(runs.values()))[0][0].folder
-            names = json.loads((folder / CLASSES).read_text("utf-8"))
+            names = json.loads((folder / workdir.CLASSES).read_text("utf-8"))
             title = paper.dataset_title(group[0].dataset)
             title += f", {shots} shots" * any(r.learns for r in group)
             found.append(Seen(title, names, runs))
@@ -165,7 +163,7 @@ def pictures(found: Sequence[Seen], results: Sequence[Result]) -> list[Picture]:
 
 def _confusion(one: Seen) -> Picture:
     counts = classification.confusion(one.chosen[2], len(one.names))
-    side = max(3.2, 0.5 * min(len(counts), grids.CLASSES))
+    side = grids.side(len(counts))
     figure = Figure((side + 1.8, side + 0.8), layout="constrained")
     grids.confusion(figure.subplots(), counts, one.names)
     which = "test images by true and by given class; mistakes are coloured."
@@ -216,11 +214,8 @@ def _scores(one: Seen) -> Iterator[Picture]:
     path = result.folder / SCORES
     if "ood" not in result.contents or not path.exists():
         return
-    try:
-        with path.open("rb") as file:
-            arrays = dict(np.load(file, allow_pickle=False))
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError):
-        raise InputError(f"{path} is damaged: evaluate the run again with --mode=eval.") from None
+    with workdir.read_arrays(path) as found:
+        arrays = found
     names = list(result.contents["ood"]["scores"])
     figure, panels = panels_of(len(names))
     for axes, name in zip(panels, names, strict=True):

@@ -38,6 +38,11 @@ def confusion(axes: Axes, counts: Int[Array, "C C"], names: Sequence[str]) -> No
     axes.set(xlabel="taken for", ylabel="class")
 
 
+def side(classes: int) -> float:
+    """The width and height, in inches, that the confusion of so many classes takes."""
+    return max(3.2, 0.5 * min(classes, CLASSES))
+
+
 def hardest(counts: Int[Array, "C C"]) -> Int[Array, " n"]:
     """Returns the classes, by label, with most images mistaken or most others taken for them."""
     mistakes = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
