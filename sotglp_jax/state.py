@@ -1,7 +1,5 @@
 """What training carries from step to step: parameters, their optimizer, and their average."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +8,7 @@ from jax.sharding import Sharding
 from sotglp_jax import optimizers
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.methods.contract import Method, Params
+from sotglp_jax.parts import part_of, parts
 from sotglp_jax.run import Run
 
 # {"step": int32 (), batches of images so far; "key": uint32 key data; "params": the method's;
@@ -26,9 +25,8 @@ def init_state(run: Run, frozen: dict, names, step: int = 0) -> State:
       names: the class names, packed.
       step: has the optimizer of the stage that this batch of images belongs to.
     """
-    ends = itertools.accumulate(stage.passes * run.steps_per_epoch for stage in run.stages)
-    stages = zip(run.stages, ends, strict=True)
-    name = next((stage.optimizer for stage, end in stages if step <= end), "sgd")
+    found = parts(run.stages, run.steps_per_epoch)
+    name = part_of(found, step).stage.optimizer if found else "sgd"
     optimizer = optimizers.make(name, run.method, run.config.train)
     state = first_state(run.method, optimizer, frozen, names, run.config.seed)
     if any(stage.average for stage in run.stages):

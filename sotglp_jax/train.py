@@ -1,7 +1,6 @@
 """Training: one jitted step, and the loop around it."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import time
@@ -21,60 +20,12 @@ from sotglp_jax.devices import hosts, memory, sharding
 from sotglp_jax.devices.hosts import Interruption
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import Method, Moment, Params, Stage, masked_mean
+from sotglp_jax.parts import Part, part_of, parts
 from sotglp_jax.run import Run
 from sotglp_jax.schedules import learning_rate
 from sotglp_jax.state import State, init_state, restore
 
 RISE = 0.1  # nats that a mean loss may rise by chance
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One of the stages of a training, and where in it that is.
-
-    Attributes:
-      stage: the stage.
-      index: its number.
-      first: batches of images before it.
-      steps: batches of images in a pass over them.
-    """
-
-    stage: Stage
-    index: int
-    first: int
-    steps: int
-
-    def epoch(self, step):
-        """The epoch within the stage that comes after so many batches of the training."""
-        return (step - self.first) // self._epoch
-
-    def progress(self, step):
-        """The epoch and, as a fraction, how much of it is over."""
-        return self.epoch(step) + (step - self.first) % self._epoch / self._epoch
-
-    def turn(self, step: int) -> str:
-        """The parameter whose turn comes after so many batches; "" without turns."""
-        turns = self.stage.turns
-        return turns[(step - self.first) // self.steps % len(turns)] if turns else ""
-
-    @property
-    def _epoch(self) -> int:
-        """Batches of images in an epoch."""
-        return self.steps * max(1, len(self.stage.turns))
-
-    @property
-    def end(self) -> int:
-        """Batches of images up to the end of the stage."""
-        return self.first + self.stage.passes * self.steps
-
-
-def parts(stages: Sequence[Stage], steps_per_epoch: int) -> list[Part]:
-    """The stages, one after the other."""
-    found, first = [], 0
-    for index, stage in enumerate(stages):
-        found.append(Part(stage, index, first, steps_per_epoch))
-        first = found[-1].end
-    return found
 
 
 def train_step(
@@ -207,7 +158,7 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
         ) as bar,
     ):
         for step, batch in enumerate(batches, start=start + 1):
-            part = next(p for p in stages if step <= p.end)
+            part = part_of(stages, step)
             if (turn := (part.index, part.turn(step - 1))) not in programs:
                 optimizer = optimizers.make(part.stage.optimizer, run.method, config)
                 if step == part.first + 1 and part.index:

@@ -10,6 +10,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from sotglp_jax import evaluate
+
 ROOT = Path(__file__).parent.parent
 # Most of the tests' time is compilation, which is quick where nothing is optimised.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -37,6 +39,19 @@ def environment(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
+
+
+@pytest.fixture(scope="module")
+def ended():
+    """The states that trainings ended with, instead of an evaluation."""
+    states = []
+
+    def report(run, mesh, frozen, names, state, train_seconds):
+        states.append(jax.device_get(state))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "report", report)
+        yield states
 
 
 @pytest.fixture(scope="module")

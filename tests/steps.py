@@ -10,8 +10,9 @@ from sotglp_jax.clip import Clip
 from sotglp_jax.devices import sharding
 from sotglp_jax.methods.contract import Method, Params, Stage
 from sotglp_jax.optimizers import sgd
+from sotglp_jax.parts import Part
 from sotglp_jax.state import State, first_state
-from sotglp_jax.train import Part, jit_step
+from sotglp_jax.train import jit_step
 
 # Without momentum and weight decay and at a learning rate of 1, a step is the gradient.
 GRADIENT = sgd(momentum=0.0, weight_decay=0.0)

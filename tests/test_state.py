@@ -10,8 +10,8 @@ from sotglp_jax.configs.common import get_config
 from sotglp_jax.methods.contract import Stage
 from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.optimizers import sgd
+from sotglp_jax.parts import parts
 from sotglp_jax.schedules import learning_rate
-from sotglp_jax.train import parts
 
 GOLDEN = Path(__file__).parent / "data" / "coop_dev.npz"
 

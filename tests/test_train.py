@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+import runs
 import steps
 
-from sotglp_jax import clip, evaluate, features, train
+from sotglp_jax import clip, features, train
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.configs import common
 from sotglp_jax.devices import sharding
@@ -18,23 +19,7 @@ from sotglp_jax.schedules import learning_rate
 
 FIRST, SECOND, LAST = 4, 10, 18  # the batches at which the stages of `fakes.Staged` end
 MOMENTUM, DECAY = 0.9, 0.01
-
-
-class Killed(Exception):
-    """Stands for SIGKILL."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ended():
-    """The states that trainings ended with, instead of an evaluation."""
-    states = []
-
-    def report(run, mesh, frozen, names, state, train_seconds):
-        states.append(jax.device_get(state))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "report", report)
-        yield states
+pytestmark = pytest.mark.usefixtures("ended")
 
 
 def make_run(clip_folder, folder, checkpoint_every=1):
@@ -149,21 +134,11 @@ def test_a_step_is_so_many_of_sgd_and_a_stage_starts_without_momentum(states, st
 
 @pytest.mark.parametrize(("every", "kills", "latest"), [(3, (5, 11), 12), (FIRST, (5,), FIRST)])
 def test_killed_and_resumed_equals_uninterrupted(
-    states, clip_folder, tmp_path, monkeypatch, ended, every, kills, latest
+    states, clip_folder, tmp_path, ended, every, kills, latest
 ):
-    whole, batches = features.train_batches, []
-
-    def cut_off(*arguments):
-        yield from itertools.islice(whole(*arguments), batches.pop())
-        raise Killed
-
     for number in kills:
-        monkeypatch.setattr(features, "train_batches", cut_off)
-        batches.append(number)
-        with pytest.raises(Killed):
-            train.train(make_run(clip_folder, tmp_path, every))
+        runs.train_until_killed(make_run(clip_folder, tmp_path, every), number)
     assert Checkpoints(tmp_path).latest == latest
-    monkeypatch.setattr(features, "train_batches", whole)
     train.train(make_run(clip_folder, tmp_path, every))
     jax.tree.map(np.testing.assert_array_equal, ended[-1], states[0][LAST])
 

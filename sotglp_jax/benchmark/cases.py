@@ -38,10 +38,11 @@ from sotglp_jax.errors import InputError
 from sotglp_jax.evaluate import observe
 from sotglp_jax.features import of_batch
 from sotglp_jax.methods.contract import Moment
+from sotglp_jax.parts import Part, parts
 from sotglp_jax.run import Run
 from sotglp_jax.settings import DTYPES
 from sotglp_jax.state import init_state
-from sotglp_jax.train import Part, jit_step, parts
+from sotglp_jax.train import jit_step
 
 
 def _size(
