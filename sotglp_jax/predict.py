@@ -152,24 +152,13 @@ def classify(
         if sound:
             numbers, files, pixels = zip(*sound, strict=True)
             prediction = classifier.of_pixels(np.stack(pixels), rows, maps is not None)
-            found = dict(zip(numbers, _records(prediction, topk), strict=True))
+            found = {number: prediction.record(i, topk) for i, number in enumerate(numbers)}
             if maps:
                 drawn = _draw(maps, numbers, files, pixels, prediction)
                 for number, picture in zip(numbers, drawn, strict=True):
                     found[number]["maps"] = picture
         for number, name, pixels in batch:
             yield {"image": name} | found.get(number, {"error": str(pixels)})
-
-
-def _records(prediction: "Prediction", topk: int) -> Iterator[dict]:
-    for i, probabilities in enumerate(prediction.best):
-        order = (-probabilities).argsort(kind="stable")[:topk]
-        top = [(prediction.class_names[label], float(probabilities[label])) for label in order]
-        record = {"class": top[0][0], "probability": top[0][1]}
-        if prediction.threshold is not None:
-            record["ood_score"] = float(prediction.ood_score[i])
-            record["out_of_distribution"] = bool(prediction.is_ood[i])
-        yield record | {"top": top}
 
 
 def _draw(folder: Path, numbers, files, pixels, prediction: "Prediction") -> Iterator[str]:

@@ -70,20 +70,29 @@ def load(picture: Picture, resize: Resize) -> UInt8[np.ndarray, "R R 3"]:
     """
     if isinstance(picture, str | os.PathLike):
         path = local(picture)
-        return _explained(functools.partial(_from_file, path, resize), str(picture))
+        return explained(functools.partial(_from_file, path, resize), str(picture))
     if isinstance(picture, Image.Image):
-        return _explained(functools.partial(_from_image, picture, resize), "the image")
+        return explained(functools.partial(_from_image, picture, resize), "the image")
     return _square(_from_array(np.asarray(picture)), resize)
 
 
 def _from_file(path: Path, resize: Resize) -> np.ndarray:
     with Image.open(path) as image:
-        large = image.width * image.height > LARGE
-        with _one_at_a_time if large else contextlib.nullcontext():
-            if large:
-                image.draft("RGB", (KEPT * resize.size, KEPT * resize.size))
-            image.load()
-            return _square(image, resize)
+        return decode(image, resize)
+
+
+def decode(image: Image.Image, resize: Resize) -> UInt8[np.ndarray, "R R 3"]:
+    """What `load` gives of a file that Pillow has opened for this alone and not decoded yet.
+
+    Raises:
+      Exception: of many kinds, by what is damaged; see `explained`.
+    """
+    large = image.width * image.height > LARGE
+    with _one_at_a_time if large else contextlib.nullcontext():
+        if large:
+            image.draft("RGB", (KEPT * resize.size, KEPT * resize.size))
+        image.load()
+        return _square(image, resize)
 
 
 def _from_image(image: Image.Image, resize: Resize) -> np.ndarray:
@@ -98,9 +107,10 @@ def _square(image: Image.Image, resize: Resize) -> np.ndarray:
     return transforms.resize_and_crop(seen, resize)
 
 
-def _explained(decode: Callable[[], np.ndarray], name: str) -> np.ndarray:
+def explained(read: Callable[[], np.ndarray], name: str) -> np.ndarray:
+    """What `read` gives; whatever it raises becomes an `InputError` about a picture's name."""
     try:
-        return decode()
+        return read()
     except FileNotFoundError:
         raise InputError(f"{name} is not there.") from None
     except Image.DecompressionBombError as error:

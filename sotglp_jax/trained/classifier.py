@@ -63,6 +63,25 @@ class Prediction:
             return np.zeros(len(self.best), bool)
         return self.ood_score < self.threshold
 
+    def record(self, image: int, topk: int) -> dict:
+        """What is said of one image, as JSON can hold it.
+
+        Args:
+          image: its row.
+          topk: classes to list, at most C.
+
+        Returns:
+          "class" and "probability" of the most probable class; where there is a threshold,
+          "ood_score" and "out_of_distribution"; "top", pairs of both for the most probable classes.
+        """
+        order = (-self.best[image]).argsort(kind="stable")[:topk]
+        top = [(self.class_names[label], float(self.best[image, label])) for label in order]
+        record = {"class": top[0][0], "probability": top[0][1]}
+        if self.threshold is not None:
+            record["ood_score"] = float(self.ood_score[image])
+            record["out_of_distribution"] = bool(self.is_ood[image])
+        return record | {"top": top}
+
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
