@@ -193,8 +193,8 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
     _keep_mistakes(observer, predictions)
     if run.method.learns:
         workdir.write_tensors(run.workdir / workdir.PARAMS, params)
-        if "single" in seen["ood"]:
-            results["ood_threshold"] = _threshold(run, observer, seen["ood"])
+    if "single" in seen["ood"]:
+        results["ood_threshold"] = _threshold(run, observer, seen["ood"])
     if pictures:
         examples = maps.examples(run.dataset, shown, pictures, run.resize)
         workdir.write_arrays(run.workdir / maps.FILE, **maps.arrays(examples))
@@ -303,18 +303,20 @@ def _detect(run: Run, observer: Observer, inside: dict) -> dict:
 
 
 def _threshold(run: Run, observer: Observer, inside: dict) -> dict:
-    """The OOD score that 95 % of the validation shots reach; of test images where there are none.
+    """The OOD score that 95 % of the validation images reach; of test images without any.
 
-    Of a few shots 5 % are one image or none, so their threshold is a rough one; the number of
-    images stands beside it.
+    Of a few images 5 % are one or none, so their threshold is a rough one: beside it stand the
+    share that passes with its interval, and the scores, of which another recall makes another.
     """
     part, values = "test", inside["single"][:: -(-len(inside["single"]) // detection.MOST)]
     if len(run.dataset.val):
-        part, source = "val", run.dataset.val
-        source = source.take(range(0, len(source), -(-len(source) // detection.MOST)))
+        part, source = "val", run.dataset.val.spread(detection.MOST)
         values = observer.collect(source, "threshold")[1]["ood"]["single"]
     score = {"score": detection.single_name(inside), "local": run.method.local}
-    return {**score, "value": ood.threshold(values), "part": part, "images": len(values)}
+    value = ood.threshold(values)
+    share, low, high = ood.passing(values, value)
+    about = {"part": part, "images": len(values), "passing": share, "interval": [low, high]}
+    return {**score, "value": value, **about, "scores": np.sort(values).tolist()}
 
 
 def describe(run: Run) -> dict:

@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 NAME = 60  # letters of an image's name in the table
 MANY = 32  # images that are worth a progress bar
 
-FLAGGED = (
-    "out of distribution: less like the classes than 95 % of the validation images, so that one in "
-    "twenty pictures of known classes is flagged too"
-)
-
 Line = Callable[[dict], str]
 
 
@@ -41,6 +36,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN", type=local, help="a finished run's folder, or export")
     parser.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help="folders: all below")
     parser.add_argument("--topk", type=int, default=5, help="classes to show [5]")
+    parser.add_argument(
+        "--recall", type=float, help="share of pictures of known classes not to flag [0.95]"
+    )
     parser.add_argument("--maps", metavar="DIR", type=local, help="for pictures of the patch maps")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON object an image")
@@ -66,7 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # below the size it refuses
     programs.keep()
-    classifier = Classifier.load(arguments.run)
+    classifier = Classifier.load(arguments.run, arguments.recall)
     topk = min(arguments.topk, len(classifier.class_names))
     line = _table(names, classifier.class_names)
     if arguments.json:
@@ -80,10 +78,22 @@ def main(arguments: argparse.Namespace) -> None:
         flagged += record.get("out_of_distribution", False)
         tqdm.write(fault or line(record), file=sys.stderr if fault else sys.stdout)
     if flagged and not (arguments.json or arguments.csv):
-        print(FLAGGED, file=sys.stderr)
+        print(_flagged(classifier), file=sys.stderr)
     if faults:
         print(f"{faults} of {len(names)} images cannot be read", file=sys.stderr)
         sys.exit(1)
+
+
+def _flagged(classifier: "Classifier") -> str:
+    """Says what flagged pictures are, and how many of known classes are flagged with them."""
+    said = "out of distribution: less like the classes than the threshold asks for"
+    if not (count := len(classifier.known_scores)):
+        return said
+    share, low, high = classifier.passing()
+    return (
+        f"{said}, which {share:.1%} of {count} images of known classes reach that were not trained "
+        f"on; of others {1 - high:.1%} to {1 - low:.1%} are flagged too (95 % interval)"
+    )
 
 
 def _made(folder: Path | None) -> Path | None:

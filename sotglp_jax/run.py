@@ -18,6 +18,7 @@ from sotglp_jax.data.sources import Dataset, Source, choose_classes
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
+from sotglp_jax.evaluators.ood import MOST as THRESHOLD
 from sotglp_jax.methods.check import Check
 from sotglp_jax.methods.contract import Method, Stage
 from sotglp_jax.methods.zeroshot import ZeroShot
@@ -32,7 +33,8 @@ class Run:
       config: the resolved configuration.
       settings: the same, flat, and the fingerprint of CLIP's weights.
       workdir: the run folder; not there before `workdir.create`.
-      dataset: class names and test images; its train and val parts hold the shots alone.
+      dataset: class names and test images; its train and val parts hold the shots alone, and
+        where nothing is learned, val some images for the threshold of detection.
       clip: the loaded CLIP.
       method: what is trained, or zero-shot CLIP.
       frozen: CLIP's weights, matrices in the precision of the products.
@@ -248,7 +250,7 @@ def with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
     Raises:
       InputError: there are too few images, or no validation images where the method needs some.
     """
-    train, val = dataset.train.take(()), dataset.val.take(())
+    train, val = dataset.train.take(()), dataset.val.spread(THRESHOLD)
     method = methods.make(config.method, towers=None)
     if method.learns:
         train, val = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)

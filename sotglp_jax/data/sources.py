@@ -45,6 +45,10 @@ class Source:
         taken = (tuple(x[i] for i in indices) for x in (self.keys, self.names, self.labels))
         return Source(self.read, *taken, self.origin)
 
+    def spread(self, most: int) -> "Source":
+        """At most so many of the images, evenly spaced; all where there are fewer."""
+        return self.take(range(0, len(self), max(1, -(-len(self) // most))))
+
     @property
     def on_disk(self) -> bool:
         """Whether files are behind the images, whose decoding is worth several processes."""

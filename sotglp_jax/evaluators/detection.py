@@ -1,10 +1,14 @@
 """Out-of-distribution detection: scores that are high in distribution, and how they are judged."""
 
+from fractions import Fraction
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-PERCENT = 95  # of the in-distribution images pass
+from sotglp_jax.errors import InputError
+
+RECALL = 0.95  # share of the in-distribution images that pass, as the field has it
 
 
 def deviation(sim: Float[Array, "... C"], temperature: float) -> Float[Array, "..."]:
@@ -25,15 +29,46 @@ def concept_matching(deviations: Float[Array, "..."], classes: int) -> Float[Arr
     return 1.0 / (classes + deviations)
 
 
-def threshold(inside: np.ndarray) -> float:
-    """The score that lets through a share of in-distribution images nearest to 95 %.
+def threshold(inside: np.ndarray, recall: float = RECALL) -> float:
+    """The score that lets through a share of in-distribution images nearest to `recall`.
 
     An image passes if its score is not below. Of two equally near shares the larger is taken.
+
+    Args:
+      inside: scores of in-distribution images.
+      recall: above 0 and at most 1.
+
+    Raises:
+      InputError: the recall is no such share.
     """
+    if not 0 < recall <= 1:
+        raise InputError(
+            f"recall={recall} is no share of images: set one above 0 and at most 1, such as 0.95."
+        )
     scores = np.unique(inside)
     passing = len(inside) - np.searchsorted(np.sort(inside), scores)
     # In whole numbers: rounded shares would decide between equally near ones.
-    return float(scores[np.argmin(np.abs(100 * passing - PERCENT * len(inside)))])
+    share = Fraction(recall).limit_denominator(10_000)
+    far = np.abs(share.denominator * passing - share.numerator * len(inside))
+    return float(scores[np.argmin(far)])
+
+
+def passing(inside: np.ndarray, limit: float) -> tuple[float, float, float]:
+    """How many in-distribution images a threshold lets through.
+
+    Args:
+      inside: scores of n in-distribution images that were not trained on.
+      limit: the threshold.
+
+    Returns:
+      Their share, and the ends of its 95 % interval (Clopper and Pearson), within which it lies for
+      all such images. Of few images the interval is wide.
+    """
+    from scipy.stats import binomtest
+
+    count = int(np.sum(np.asarray(inside) >= limit))
+    found = binomtest(count, len(inside)).proportion_ci(0.95)
+    return count / len(inside), float(found.low), float(found.high)
 
 
 def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:

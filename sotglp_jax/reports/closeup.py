@@ -224,8 +224,9 @@ def _scores(one: Seen) -> Iterator[Picture]:
         axes.set(xlabel=score_title(result.contents, name), ylabel="share of the images in %")
     legend(figure)
     what = (
-        f"scores of the test images (filled) and of other sets. Right of the dashed line are "
-        f"{detection.PERCENT} % of the test images; what else is there is taken for one of them."
+        "scores of the test images (filled) and of other sets. Right of the dashed line are "
+        f"{100 * detection.RECALL:g} % of the test images; what else is there is taken for one of "
+        "them."
     )
     title = "Scores in and out of distribution"
     yield _picture("scores", title, one, one.caption(what), figure)

@@ -14,6 +14,7 @@ from sotglp_jax.data import pictures
 from sotglp_jax.data.pictures import Picture
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
+from sotglp_jax.evaluators import detection
 from sotglp_jax.evaluators.maps import Maps
 from sotglp_jax.paths import local
 from sotglp_jax.trained import exported, finished, outputs
@@ -30,8 +31,8 @@ class Prediction:
       class_names: of the C classes.
       probabilities: softmax of the logits by the method's names for them, (N, C) each; the first
         decides.
-      ood_score: see `evaluators.ood.single`, higher in distribution; None without a threshold.
-      threshold: the `ood_score` that 95 % of images in distribution reach; None for zero-shot.
+      ood_score: see `evaluators.ood.single`, higher in distribution; None without one.
+      threshold: the `ood_score` below which an image looks out of distribution; None without one.
       maps: where the local prompts of each image's most probable class look; None if not asked for.
     """
 
@@ -58,8 +59,8 @@ class Prediction:
 
     @property
     def is_ood(self) -> Bool[np.ndarray, " N"]:
-        """Whether each image looks out of distribution; zero-shot CLIP says so of none."""
-        if self.ood_score is None:
+        """Whether each image looks out of distribution; without a threshold none does."""
+        if self.threshold is None:
             return np.zeros(len(self.best), bool)
         return self.ood_score < self.threshold
 
@@ -92,6 +93,8 @@ class Classifier:
       resize: how the vision tower sees images.
       logits: names of the classifiers, the one that decides first.
       threshold: see `Prediction`.
+      known_scores: the `ood_score` of n images of these classes that were not trained on, sorted;
+        empty where an older version wrote the run or export.
       program: gives what `outputs.compute` does of uint8 images (B, R, R, 3).
     """
 
@@ -99,26 +102,37 @@ class Classifier:
     resize: Resize
     logits: tuple[str, ...]
     threshold: float | None
+    known_scores: Float[np.ndarray, " n"]
     program: Callable[[UInt8[np.ndarray, "B R R 3"]], dict]
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Classifier":
+    def load(cls, path: str | os.PathLike, recall: float | None = None) -> "Classifier":
         """Loads a trained classifier.
 
         Args:
           path: the folder of a finished run, whose CLIP is loaded too, or a file that
             `python -m sotglp_jax.export` wrote, which is all that is needed.
+          recall: share of pictures of the classes that its threshold is to let through; None takes
+            the threshold that it has, of 95 % unless the run chose another way.
 
         Raises:
           InputError: it is neither, or cannot be used; says why.
         """
+        found = cls._load(path)
+        if recall is None:
+            return found
+        return dataclasses.replace(found, threshold=found.threshold_at(recall))
+
+    @classmethod
+    def _load(cls, path: str | os.PathLike) -> "Classifier":
         path = local(path)
         if path.is_dir():
             return cls._of_run(finished.load(path))
         about, program = exported.load(path)
         names, logits = tuple(about["class_names"]), tuple(about["logits"])
         resize = Resize(about["image_size"], **about["resize"])
-        return cls(names, resize, logits, about["threshold"], program)
+        known = np.array(about.get("known_scores", []))
+        return cls(names, resize, logits, about["threshold"], known, program)
 
     @classmethod
     def _of_run(cls, run: Finished) -> "Classifier":
@@ -127,7 +141,29 @@ class Classifier:
         program = jax.jit(functools.partial(outputs.compute, method=method))
         program = functools.partial(program, *jax.device_put(outputs.arguments(run)))
         names, resize = run.run.dataset.class_names, run.run.resize
-        return cls(names, resize, tuple(method.logits), outputs.threshold(run), program)
+        threshold, known = outputs.threshold(run), np.array(outputs.known_scores(run))
+        return cls(names, resize, tuple(method.logits), threshold, known, program)
+
+    def threshold_at(self, recall: float) -> float:
+        """The `ood_score` that a share nearest to `recall` of the images in `known_scores` reaches.
+
+        Raises:
+          InputError: there are no such scores, or the recall is not above 0 and at most 1.
+        """
+        if not len(self.known_scores):
+            raise InputError(
+                "no scores are kept from which a threshold for a recall would follow: evaluate the "
+                "run again with --mode=eval, and export it again."
+            )
+        return detection.threshold(self.known_scores, recall)
+
+    def passing(self) -> tuple[float, float, float]:
+        """The share of the images in `known_scores` that the threshold lets through.
+
+        Returns:
+          The share, and the ends of its 95 % interval, see `evaluators.detection.passing`.
+        """
+        return detection.passing(self.known_scores, self.threshold)
 
     def __call__(self, images: Picture | Sequence[Picture], maps: bool = False) -> Prediction:
         """Classifies one picture or several.

@@ -78,6 +78,7 @@ def _about(run: finished.Finished) -> dict:
         "std": method.towers.std,
         "logits": tuple(method.logits),
         "threshold": outputs.threshold(run),
+        "known_scores": outputs.known_scores(run),
         "precision": run.run.config.precision,
         "transforms": transforms.VERSION,
         "input": INPUT.format(resize=resize),

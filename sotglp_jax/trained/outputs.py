@@ -12,8 +12,13 @@ from sotglp_jax.trained.finished import Finished
 
 
 def threshold(run: Finished) -> float | None:
-    """The OOD score that 95 % of images in distribution reach; None where nothing was trained."""
+    """The OOD score below which images look out of distribution; None where there is no score."""
     return run.results.get("ood_threshold", {}).get("value")
+
+
+def known_scores(run: Finished) -> list[float]:
+    """OOD scores of images of the classes that were not trained on, sorted; [] of older runs."""
+    return run.results.get("ood_threshold", {}).get("scores", [])
 
 
 def arguments(finished: Finished) -> tuple[dict, Params, Any]:
@@ -40,7 +45,7 @@ def compute(
     """
     scores = method.score(params, frozen, text, method.encode_images(params, frozen, pixels))
     found = {name: jax.nn.softmax(x) for name, x in scores.logits.items()}
-    if method.learns and scores.sims:
+    if scores.sims:
         found["ood_score"] = ood.single(scores)
     labels = scores.logits[next(iter(method.logits))].argmax(-1)
     if shown := maps.compute(scores, labels):

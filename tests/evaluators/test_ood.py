@@ -66,6 +66,31 @@ def test_of_two_equally_near_shares_the_larger_is_taken():
         assert passing == max(k for k, x in distances.items() if x == min(distances.values()))
 
 
+@pytest.mark.parametrize("recall", [0.5, 0.8, 0.99, 0.995, 1.0])
+def test_a_threshold_lets_through_the_share_nearest_to_its_recall(recall):
+    for n in (1, 3, 40, 200):
+        scores = np.random.default_rng(n).permutation(float(n) + np.arange(n))
+        share, low, high = ood.passing(scores, ood.threshold(scores, recall))
+        assert abs(share - recall) <= 0.5 / n + 1e-9 or share == 1 / n
+        assert 0 <= low <= share <= high <= 1 and (high == 1) == (share == 1)
+
+
+def test_the_interval_of_a_threshold_holds_the_share_of_other_images():
+    """In 95 of 100 draws at least, since Clopper and Pearson's is not too short."""
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        limit = ood.threshold(scores := draw.uniform(size=40))  # of which 1 - limit pass
+        _, low, high = ood.passing(scores, limit)
+        held += low <= 1 - limit <= high
+    assert held >= 0.94 * 300
+
+
+@pytest.mark.parametrize("recall", [0.0, -1.0, 1.01, 95.0, float("nan")])
+def test_a_recall_is_a_share(recall):
+    with pytest.raises(InputError, match="is no share of images: set one above 0"):
+        ood.threshold(np.arange(4.0), recall)
+
+
 def test_known_values():
     inside, outside = np.arange(1.0, 101), np.arange(0.5, 100)
     assert ood.threshold(inside) == 6.0 and ood.fpr95(inside, outside) == 0.94

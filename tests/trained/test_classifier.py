@@ -102,6 +102,19 @@ def test_a_run_predicts_what_it_was_evaluated_to(run, classifier):
     assert found.maps is None
 
 
+def test_a_threshold_is_of_the_recall_that_is_asked_for(run, classifier, exported):
+    assert len(classifier.known_scores) == 10 and classifier.passing()[0] >= 0.9
+    for path in (run, exported):
+        for recall, kept in ((0.5, 5), (0.8, 8), (0.99, 10)):
+            other = Classifier.load(path, recall=recall)
+            assert other.threshold == classifier.threshold_at(recall)
+            assert (other.known_scores >= other.threshold).sum() == kept
+            low, high = other.passing()[1:]
+            assert low < kept / 10 <= high
+    with pytest.raises(InputError, match="recall=95 is no share"):
+        Classifier.load(run, recall=95)
+
+
 def test_every_form_of_a_picture_is_the_same_picture(classifier, images):
     image = Image.open(images / "a.png")
     pixels = np.asarray(image)
@@ -140,6 +153,7 @@ def test_an_export_gives_what_the_run_gives(classifier, exported):
     about = json.loads(exported.with_suffix(".sotglp.json").read_text())
     assert "both sides resized to 32 by bilinear, by Pillow" in about["input"]
     assert (other.class_names, other.threshold) == (classifier.class_names, classifier.threshold)
+    np.testing.assert_array_equal(other.known_scores, classifier.known_scores)
     for n in (1, 8):
         several = [digits.draw(i) for i in TEST[:n]]
         ours, theirs = (x(several, maps=True) for x in (other, classifier))
@@ -246,11 +260,15 @@ def test_a_zero_shot_run_classifies_by_its_sentences(clip_folder, tmp_path):
     folder = trained(clip_folder, tmp_path / "run", "zeroshot")
     classifier = Classifier.load(folder)
     found = classifier([digits.draw(i) for i in TEST])
-    assert set(found.probabilities) == {"zero_shot"} and found.threshold is None
+    assert set(found.probabilities) == {"zero_shot"}
     right = np.mean(found.labels == digits.source(TEST).labels)
     results = json.loads((folder / "results.json").read_text())
     assert right == pytest.approx(results["accuracy"]["zero_shot"], abs=1.5 / len(TEST))
-    assert not found.is_ood.any()
+    threshold = results["ood_threshold"]
+    assert (threshold["part"], threshold["images"]) == ("val", 200)
+    assert threshold["score"] == "gl_mcm" and threshold["passing"] == 0.95
+    assert found.is_ood.sum() == (found.ood_score < threshold["value"]).sum() > 0
+    assert (classifier([digits.draw(i) for i in range(700, 900)]).is_ood).sum() == 10
     with pytest.raises(InputError, match="no local prompts"):
         classifier(digits.draw(900), maps=True)
 
@@ -355,6 +373,11 @@ def test_predict_prints_a_table_and_reports_what_cannot_be_read(
         assert line.split()[1] == name and line.endswith("out of distribution") == out_of
     assert [line.split()[0] for line in lines] == sound
     assert [line.count("%") for line in lines] == [5] * 5
+    flagged = Classifier.load(exported, recall=0.1)
+    code, out, err = command(exported, images / "deep", "--recall=0.1")
+    assert code == 0 and out.count("out of distribution") == flagged(sound[2:]).is_ood.sum() > 0
+    assert "which 10.0% of 10 images of known classes reach" in err
+    assert "of others 55.5% to 99.7% are flagged too (95 % interval)" in err
 
 
 def test_predict_writes_json_lines_csv_and_maps(command, exported, images, tmp_path):
