@@ -136,8 +136,11 @@ def defaults() -> ConfigDict:
                 "root": "",
                 "allow_partial": False,  # go on with a data set that is not all there
                 "sampler": "coop",
+                "renumber": False,  # draw "stratified" by classes as they first appear in train
+                "pool": "train",  # what training shots are drawn from; or "train+val"
                 "classes": "all",  # "base": the first half of the classes, "new": the others
                 "template": "",  # zero-shot sentence; "": the data set's
+                "full_stop": True,  # at its end
                 "crop_scale": (0.08, 1.0),  # (): training images are cropped as test images are
                 "flip": True,
                 "workers": -1,  # decoding processes; -1: one per core where images are files
@@ -152,6 +155,8 @@ def defaults() -> ConfigDict:
             "train": {
                 "epochs": 50,
                 "batch_size": 32,
+                # An epoch's last batch where it is short: "always", or "never".
+                "drop_last": "unless_only",
                 "lr": 0.002,
                 "momentum": 0.9,
                 "weight_decay": 0.01,

@@ -114,11 +114,18 @@ def load(encoder: Encoder, source: Source, views: Views | None = None) -> Cache:
 
 
 def train_batches(
-    cache: Cache, *, batch_size: int, epochs: int, seed: int, start: int, rows: Sequence[int]
+    cache: Cache,
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    start: int,
+    rows: Sequence[int],
+    drop_last: str = "unless_only",
 ) -> Iterator[loader.Batch]:
     """Batches with the features for "image"; arguments as in `loader.train_batches`."""
     views, count = _sizes(cache)
-    steps = loader.steps_per_epoch(count, batch_size)
+    steps = loader.STEPS[drop_last](count, batch_size)
     for epoch in range(start // steps, epochs):
         order = loader.order(count, seed, epoch)
         for step in range(max(start - epoch * steps, 0), steps):
@@ -270,7 +277,7 @@ def _read(encoder: Encoder, source: Source, views: Views | None, batch_size: int
     if not views:
         return loader.test_batches(source, **options)
     options |= {"seed": views.seed, "augmentation": views.augmentation}
-    return loader.train_batches(source, epochs=views.count, drop_rest=False, **options)
+    return loader.train_batches(source, epochs=views.count, drop_last="never", **options)
 
 
 @functools.partial(jax.jit, static_argnames=("encode", "dtype"))

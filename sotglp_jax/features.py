@@ -30,6 +30,7 @@ def train_batches(run: Run, mesh: Mesh, start: int) -> Iterator[loader.Batch]:
         "seed": run.config.seed,
         "start": start,
         "rows": sharding.local_rows(run.config.train.batch_size, mesh),
+        "drop_last": run.config.train.drop_last,
     }
     data = run.config.data
     augmentation = loader.Augmentation(tuple(data.crop_scale), data.flip)

@@ -8,12 +8,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from sotglp_jax import clip, methods, study
-from sotglp_jax.data import datasets, loader
+from sotglp_jax.data import datasets
 from sotglp_jax.data.catalog import ENTRIES
 from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
 from sotglp_jax.reports.tables import counted
-from sotglp_jax.run import with_shots
+from sotglp_jax.run import check_steps, steps_per_epoch, with_shots
 from sotglp_jax.settings import validate
 
 
@@ -89,7 +89,7 @@ def size(config: ConfigDict) -> Size:
     batch, shots = config.train.batch_size, classes * config.shots
     method = methods.make(config.method, towers=None)
     epochs = sum(stage.passes for stage in method.stages(config.train))
-    steps = epochs * loader.steps_per_epoch(shots, batch)
+    steps = epochs * steps_per_epoch(config, shots)
     return Size(steps, steps * min(batch, shots), tests + sum(_outside(config)))
 
 
@@ -122,6 +122,8 @@ def find_data(configs: Sequence[ConfigDict]) -> None:
         method = methods.make(config.method, towers)
         root, partial = config.data.root, config.data.allow_partial
         dataset = resolve(config.dataset, root, allow_partial=partial)
+        if method.stages(config.train):
+            check_steps(config, len(dataset.class_names) * config.shots)
         if method.validation:
             with_shots(config, dataset)  # refuses what has no validation images
         for name in config.ood.sets:

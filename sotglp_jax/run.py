@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sotglp_jax import clip, methods, workdir
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import datasets, duplicates, fewshot, loader
-from sotglp_jax.data.sources import Dataset, Source, choose_classes
+from sotglp_jax.data.sources import Dataset, Source, choose_classes, join
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
@@ -79,7 +79,9 @@ class Run:
     @property
     def baseline(self) -> tuple[Method, ...]:
         """Zero-shot CLIP beside a method that learns."""
-        return (ZeroShot(self.method.towers),) if self.method.learns else ()
+        method = self.method
+        plain = ZeroShot(method.towers, keep_underscores=method.keep_underscores)
+        return (plain,) if method.learns else ()
 
     @property
     def foreign(self) -> bool:
@@ -121,7 +123,7 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of images in a pass over them, an epoch unless a stage has turns."""
-        return loader.steps_per_epoch(len(self.train), self.config.train.batch_size)
+        return steps_per_epoch(self.config, len(self.train))
 
     def names_on(self, mesh: Mesh, method: Method) -> Any:
         """The class names as a method wants them, packed for the devices of a mesh."""
@@ -164,6 +166,8 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     loaded = clip.load(config.clip.name, config.clip.activation, config.clip.heads)
     run = assemble(config, path, dataset, loaded)
     _check_views(config.cache.views, run.method)
+    if run.stages:
+        check_steps(config, len(run.train))
     workdir.check_same(path, run.settings, dataset.train.names)
     targets = {name: dataclasses.replace(run, dataset=other) for name, other in others.items()}
     # Names that are too long, or options for more classes, are refused before anything is read.
@@ -230,6 +234,21 @@ def _check_views(views: int, method: Method) -> None:
         )
 
 
+def steps_per_epoch(config: ConfigDict, images: int) -> int:
+    """Batches in a pass over so many images."""
+    return loader.STEPS[config.train.drop_last](images, config.train.batch_size)
+
+
+def check_steps(config: ConfigDict, images: int) -> None:
+    """Raises `InputError` where so many images make no batch to train on."""
+    if not steps_per_epoch(config, images):
+        raise InputError(
+            f"{images} training images make no whole batch of {config.train.batch_size}, and "
+            "train.drop_last=always leaves out a short one, so nothing would be trained: lower "
+            "--config.train.batch_size, or set --config.train.drop_last=unless_only."
+        )
+
+
 def assemble(config: ConfigDict, path: Path, dataset: Dataset, loaded: clip.Clip) -> Run:
     """A run from its parts, without targets and out-of-distribution sets; reads no image."""
     dtype = DTYPES[config.precision]
@@ -253,13 +272,23 @@ def with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
     train, val = dataset.train.take(()), dataset.val.spread(THRESHOLD)
     method = methods.make(config.method, towers=None)
     if method.learns:
-        train, val = fewshot.sample(dataset, config.shots, config.seed, config.data.sampler)
+        data, pools = config.data, _pools(dataset, config.data.pool)
+        train, val = fewshot.sample(pools, config.shots, config.seed, data.sampler, data.renumber)
     if method.validation and not len(val):
         raise InputError(
             f"{dataset.name} gives no validation images to this run, which {method.validation} "
-            "needs: choose another value, or another --config.data.sampler."
+            "needs: choose another value, or another --config.data.sampler or "
+            "data.pool."
         )
     return _classes(dataclasses.replace(dataset, train=train, val=val), config.data.classes)
+
+
+def _pools(dataset: Dataset, which: str) -> Dataset:
+    """The data set with what training shots are drawn from for its training part."""
+    if which == "train":
+        return dataset
+    joined = join(dataset.train, dataset.val)
+    return dataclasses.replace(dataset, train=joined, val=dataset.val.take(()))
 
 
 def _target(config: ConfigDict, whole: Dataset, name: str) -> Dataset:
@@ -296,6 +325,8 @@ def _resolve(config: ConfigDict, name: str, template: str = "") -> Dataset:
         raise InputError(
             f"dataset {name} has no classes: it is for out-of-distribution detection only."
         )
+    if not config.data.full_stop:
+        dataset = dataclasses.replace(dataset, template=dataset.template.removesuffix("."))
     return dataset
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from sotglp_jax import methods
 from sotglp_jax.clip import ACTIVATIONS
-from sotglp_jax.data import fewshot
+from sotglp_jax.data import fewshot, loader
 from sotglp_jax.errors import InputError
 from sotglp_jax.schedules import SCHEDULES
 
@@ -18,7 +18,9 @@ CHOICES = {
     "precision": tuple(DTYPES),
     "clip.activation": ("", *ACTIVATIONS),
     "data.sampler": fewshot.SAMPLERS,
+    "data.pool": ("train", "train+val"),
     "data.classes": ("all", "base", "new"),
+    "train.drop_last": tuple(loader.STEPS),
     "train.schedule": tuple(SCHEDULES),
 }
 LEAST = {

@@ -1,6 +1,7 @@
 """Cached features are those of an uncached run, and never those of other images."""
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -105,6 +106,18 @@ def test_views_are_the_first_epochs_of_an_uncached_run(make):
     assert len(list(cached(run, epochs=4))) == 8  # the last images of each epoch are dropped
     third = [b["label"] for b in list(cached(run))[4:6]]
     np.testing.assert_array_equal(third, [b["label"] for b in uncached(run, start=4, epochs=3)])
+
+
+@pytest.mark.parametrize("rule", loader.STEPS)
+def test_the_last_batches_that_stay_are_those_of_an_uncached_run(make, rule):
+    run, options = make(**{"train.drop_last": rule, "cache.views": 0}), {"rows": range(4)}
+    options |= {"batch_size": 4, "epochs": 50, "seed": run.config.seed, "drop_last": rule}
+    built = cache.Cache({"cls": np.zeros((2, 10, 1))}, np.array(run.train.labels))
+    theirs = features.train_batches(run, sharding.make_mesh(1), 1)
+    ours = cache.train_batches(built, start=1, **options)
+    few = [[b["label"].tolist() for b in itertools.islice(x, 5)] for x in (ours, theirs)]
+    padding = [0, 2, 0, 0, 2] if rule == "never" else [0] * 5
+    assert few[0] == few[1] and [x.count(PADDING) for x in few[0]] == padding
 
 
 def test_test_features_are_the_test_images(make):

@@ -131,13 +131,25 @@ def test_a_configuration_that_is_here_wins_over_the_packages(tmp_path, monkeypat
     assert load("configs/shots.py:seed=7", []).shots == 3
 
 
-def test_recipe_official_is_the_scripts():
-    config = flatten(common.get_config("dataset=eurosat,clip=ViT-B/16,recipe=official"))
-    assert (config["train.epochs"], config["train.batch_size"], config["train.lr"]) == (
-        200,
-        10,
-        1e-3,
-    )
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "batch_size", "lr", "n_local"),
+    [
+        ("imagenet", 50, 256, 0.01, 4),
+        ("caltech101", 200, 32, 0.005, 6),
+        ("oxford_pets", 200, 32, 0.005, 6),
+        ("stanford_cars", 200, 32, 0.005, 4),
+        ("food101", 200, 128, 0.005, 6),
+        ("fgvc_aircraft", 200, 128, 0.01, 2),
+        ("eurosat", 200, 10, 0.001, 4),
+    ],
+)
+def test_recipe_official_is_the_scripts(dataset, epochs, batch_size, lr, n_local):
+    config = flatten(common.get_config(f"dataset={dataset},clip=ViT-B/16,recipe=official"))
+    assert (config["train.epochs"], config["train.batch_size"]) == (epochs, batch_size)
+    assert (config["train.lr"], config["method.n_local"]) == (lr, n_local)
+    assert config["method.local_init"] == "random" and config["train.drop_last"] == "always"
+    assert config["data.renumber"] == (dataset == "stanford_cars")
+    assert config["data.pool"] == ("train+val" if dataset == "fgvc_aircraft" else "train")
     assert config["method.n_global"] == 3 and config["method.mean_of_branches"]
     assert config["data.sampler"] == "stratified" and config["precision"] == "bf16"
     assert config["method.keep_underscores"] and config["train.warmup_epochs"] == 0

@@ -134,6 +134,9 @@ def test_all_is_looked_for_before_the_first_run():
     with pytest.raises(InputError, match="digits gives no validation images"):
         probe.data.sampler = "stratified"
         reproduce.find_data([probe])
+    (few,) = runs_of("suite=demo,table=4,methods=sotglp,recipe=official,shots=1,seeds=1")
+    with pytest.raises(InputError, match="10 training images make no whole batch of 32"):
+        reproduce.find_data([few.config])
     with pytest.raises(InputError, match="nowhere"):
         last.ood.sets = ("nowhere",)
         reproduce.find_data([last])

@@ -13,7 +13,9 @@ from sotglp_jax.errors import InputError
 SAMPLERS = ("coop", "stratified", "lpclip")
 
 
-def sample(dataset: Dataset, shots: int, seed: int, sampler: str) -> tuple[Source, Source]:
+def sample(
+    dataset: Dataset, shots: int, seed: int, sampler: str, renumber: bool = False
+) -> tuple[Source, Source]:
     """Training and validation shots.
 
     Args:
@@ -23,6 +25,7 @@ def sample(dataset: Dataset, shots: int, seed: int, sampler: str) -> tuple[Sourc
       sampler: "coop" takes exactly `shots` per class, or all where there are fewer; "stratified"
         takes shots·C in all, by class frequency, as the official code of SOT-GLP does; "lpclip"
         is that of CoOp's linear probe, see `lpclip`.
+      renumber: see `stratified`.
 
     Raises:
       InputError: fewer than one shot, or too few images for the stratified sampler.
@@ -30,7 +33,7 @@ def sample(dataset: Dataset, shots: int, seed: int, sampler: str) -> tuple[Sourc
     if shots < 1:
         raise InputError(f"shots={shots} leaves nothing to train on: set 1 or more.")
     if sampler == "stratified":
-        train = stratified(dataset.train.labels, shots, seed)
+        train = stratified(dataset.train.labels, shots, seed, renumber)
         return dataset.train.take(train), dataset.val.take(())
     _warn_of_few(dataset, shots)
     draw = {"coop": coop, "lpclip": lpclip}[sampler]
@@ -96,10 +99,29 @@ def lpclip(
     return chosen
 
 
-def stratified(labels: Sequence[int], shots: int, seed: int) -> tuple[int, ...]:
-    """scikit-learn's StratifiedShuffleSplit of shots·C images: `shots` is an average there."""
+def stratified(
+    labels: Sequence[int], shots: int, seed: int, renumber: bool = False
+) -> tuple[int, ...]:
+    """scikit-learn's StratifiedShuffleSplit of shots·C images: `shots` is an average there.
+
+    Args:
+      labels: of the pool.
+      shots: images per class, on average.
+      seed: of the split.
+      renumber: number the classes by their first appearance for the draw, whose random numbers go
+        from class to class, so that other images are drawn.
+
+    Returns:
+      Chosen indices into the pool.
+
+    Raises:
+      InputError: there are too few images.
+    """
     from sklearn.model_selection import StratifiedShuffleSplit
 
+    if renumber:
+        numbers = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+        labels = [numbers[label] for label in labels]
     size = shots * len(set(labels))
     if size >= len(labels):
         return tuple(range(len(labels)))

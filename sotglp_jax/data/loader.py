@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -28,6 +28,13 @@ from sotglp_jax.methods.contract import PADDING
 # {"image": uint8 (B, R, R, 3), "label": int32 (B,)}; the label of padding is PADDING.
 Batch = dict[str, np.ndarray]
 
+# Batches of an epoch by what becomes of its last one where that is short: it is left out "always",
+# "unless_only" it is there, or "never".
+STEPS: dict[str, Callable[[int, int], int]] = {
+    "unless_only": lambda images, batch_size: max(images // batch_size, 1),
+    "always": lambda images, batch_size: images // batch_size,
+    "never": lambda images, batch_size: -(-images // batch_size),
+}
 AHEAD = 2  # batches of a worker that are made before they are asked for
 
 
@@ -107,11 +114,6 @@ class _Batches:
         return batch
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Batches of an epoch: the last, short one is dropped unless it is the only one."""
-    return max(images // batch_size, 1)
-
-
 def train_batches(
     source: Source,
     *,
@@ -123,7 +125,7 @@ def train_batches(
     workers: int,
     start: int = 0,
     rows: Sequence[int] | None = None,
-    drop_rest: bool = True,
+    drop_last: str = "unless_only",
 ) -> Iterator[Batch]:
     """Shuffled and augmented batches of all epochs, each epoch in its `order`.
 
@@ -140,11 +142,10 @@ def train_batches(
       workers: processes that decode; 0 decodes in threads of this one.
       start: batches to leave out at the beginning.
       rows: of every batch, those to give, ascending; None gives all.
-      drop_rest: leave out an epoch's last, short batch, see `steps_per_epoch`; else it is padded.
+      drop_last: what becomes of an epoch's last, short batch, see `STEPS`; it is padded if kept.
     """
     examples = _shuffled(source, seed).random_map(_Train(resize, augmentation))
-    whole = -(-len(source) // batch_size)
-    steps = steps_per_epoch(len(source), batch_size) if drop_rest else whole
+    steps = STEPS[drop_last](len(source), batch_size)
     rows = range(batch_size) if rows is None else rows
     batches = _Batches(examples, resize.size, batch_size, steps, epochs, rows)
     return _iterate(batches, workers, start)

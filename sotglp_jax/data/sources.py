@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,6 +131,44 @@ class Dataset:
     def parts(self) -> dict[str, Source]:
         """The three sources by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+
+@dataclasses.dataclass(frozen=True)
+class Readers:
+    """Reads for several sources: a key is the number of a reader, and a key of it.
+
+    Attributes:
+      readers: of the sources.
+    """
+
+    readers: tuple[Callable[[Any], Image.Image], ...]
+
+    def __call__(self, key: tuple[int, Any]) -> Image.Image:
+        number, own = key
+        return self.readers[number](own)
+
+    def states(self, keys: Sequence[tuple[int, Any]]) -> list[str]:
+        """What changes when files behind the images do, reader by reader."""
+        own = [[key for n, key in keys if n == i] for i in range(len(self.readers))]
+        found = zip(self.readers, own, strict=True)
+        return [state for reader, keys in found for state in reader.states(keys)]
+
+
+def join(*sources: Source) -> Source:
+    """The images of several sources, one source's after the other's."""
+    sources = tuple(source for source in sources if len(source)) or sources[:1]
+    first, *others = sources
+    keys = [tuple(source.keys) for source in sources]
+    read = first.read
+    if any(source.read != read for source in others):
+        read = Readers(tuple(source.read for source in sources))
+        keys = [tuple((i, key) for key in own) for i, own in enumerate(keys)]
+    names, labels = (
+        itertools.chain(*(getattr(source, name) for source in sources))
+        for name in ("names", "labels")
+    )
+    origin = " and ".join(dict.fromkeys(source.origin for source in sources))
+    return Source(read, tuple(itertools.chain(*keys)), tuple(names), tuple(labels), origin)
 
 
 def choose_classes(dataset: Dataset, labels: range) -> Dataset:

@@ -146,6 +146,8 @@ class Method:
         from a cache.
       local: which features of patches `score` compares with the texts, a kind of `Towers.images`;
         "" is none. An option of a method that has a choice.
+      keep_underscores: whether `_` in class names stays as it is, in zero-shot CLIP's sentences
+        beside the method too. An option of a method that has a choice.
       text_waits: whether `score` runs the text tower, since texts depend on the image;
         `encode_classes` may then give anything that `score` needs of the classes.
       decay: factors on the weight decay of parameters by name, 1 for all others.
@@ -168,6 +170,7 @@ class Method:
     learns: ClassVar[bool] = True
     frozen_images: ClassVar[bool] = True
     local: ClassVar[str] = ""
+    keep_underscores: ClassVar[bool] = False
     text_waits: ClassVar[bool] = False
     decay: ClassVar[Mapping[str, float]] = {}
     torch_names: ClassVar[Mapping[str, tuple]] = {}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
@@ -15,12 +15,16 @@ from sotglp_jax.methods.similarity import classify, with_patches
 class ZeroShot(Method):
     """s · f · t_c with one template per data set.
 
+    Recipe official is what the authors of SOT-GLP compare it with.
+
     Attributes:
+      keep_underscores: leave `_` in class names as it is (recipe official).
       local: which patch features are compared with the sentences too, through CLIP's own
         projection: "value", as in the published rows of GL-MCM, "vv", "tokens" (see
         `Towers.images`), or "" for none.
     """
 
+    keep_underscores: bool = False
     local: str = "value"
 
     title: ClassVar[str] = "zero-shot CLIP"
@@ -32,13 +36,21 @@ class ZeroShot(Method):
     def __post_init__(self):
         one_of(("vv", "tokens", "value", ""), local=self.local)
 
+    @classmethod
+    def recipe(cls, name: str, dataset: str, shots: int, protocol: str) -> dict[str, Any]:
+        """The sentence of CLIP's authors, or that of SOT-GLP's code."""
+        if name == "paper":
+            return {}
+        return {"data.full_stop": False, "method.keep_underscores": True}
+
     def stages(self, train: Mapping) -> tuple:
         """There is nothing to train."""
         return ()
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """The template with every class name in it."""
-        return {"names": tokenizer([template.replace("{}", n) for n in readable(class_names)])}
+        names = class_names if self.keep_underscores else readable(class_names)
+        return {"names": tokenizer([template.replace("{}", name) for name in names])}
 
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """No parameters."""

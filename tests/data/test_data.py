@@ -1,5 +1,6 @@
 """Sources, samplers, transforms and batches."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -14,11 +15,14 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from sotglp_jax.data import datasets, fewshot, loader, pictures, transforms
+from sotglp_jax.configs import common
+from sotglp_jax.data import datasets, fewshot, loader, pictures, sources, transforms
 from sotglp_jax.data.pixels import read_image
+from sotglp_jax.data.sources import FileReader
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import PADDING
+from sotglp_jax.run import with_shots
 
 
 def picture(seed=0, size=(20, 16), mode="RGB"):
@@ -218,6 +222,41 @@ def test_stratified_sampler_is_scikit_learns():
     assert len(everything) == 700
 
 
+def test_classes_numbered_by_first_appearance_are_drawn_as_such():
+    labels = np.random.default_rng(0).integers(0, 5, 60)
+    numbers = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    renumbered = [numbers[label] for label in labels]
+    split = StratifiedShuffleSplit(n_splits=1, train_size=20, random_state=3)
+    expected, _ = next(split.split(labels, renumbered))
+    found = fewshot.stratified(labels, 4, 3, renumber=True)
+    assert found == tuple(expected) != fewshot.stratified(labels, 4, 3)
+    assert fewshot.stratified(renumbered, 4, 3) == found
+
+
+def test_recipe_official_draws_cars_and_aircraft_as_its_authors_do(folder):
+    whole = datasets.resolve(str(folder))
+    backwards = whole.train.take(range(len(whole.train))[::-1])  # the last class appears first
+    whole = dataclasses.replace(whole, train=backwards)
+
+    def drawn(dataset, **options):
+        config = common.make(dataset, shots=2, clip="ViT-B/16", recipe="official")
+        config.data.update(options)
+        return with_shots(config, whole)
+
+    cars, flowers = (drawn(name).train for name in ("stanford_cars", "flowers102"))
+    assert cars == flowers != drawn("eurosat").train
+    assert cars == drawn("eurosat", renumber=True).train
+    assert all(
+        name.startswith(whole.class_names[label])
+        for name, label in zip(cars.names, cars.labels, strict=True)
+    )
+    joint, pool = drawn("fgvc_aircraft"), sources.join(whole.train, whole.val)
+    assert joint.train == pool.take(fewshot.stratified(pool.labels, 2, 1))
+    assert not len(joint.val) and set(joint.train.names) & set(whole.val.names)
+    alone = drawn("fgvc_aircraft", pool="train")
+    assert set(alone.train.names) <= set(whole.train.names)
+
+
 def test_impossible_shots_are_refused(folder):
     data = datasets.resolve(str(folder))
     with pytest.raises(InputError, match="shots=0"):
@@ -318,7 +357,7 @@ def test_random_crop_stays_inside_and_covers_the_asked_area():
     assert crop.mean() > 250
 
 
-def batches(source, start=0, seed=1, workers=0, batch_size=4, epochs=3, rows=None):
+def batches(source, start=0, seed=1, workers=0, batch_size=4, epochs=3, rows=None, **options):
     augmentation = loader.Augmentation((0.5, 1.0), True)
     return list(
         loader.train_batches(
@@ -331,6 +370,7 @@ def batches(source, start=0, seed=1, workers=0, batch_size=4, epochs=3, rows=Non
             workers=workers,
             start=start,
             rows=rows,
+            **options,
         )
     )
 
@@ -345,12 +385,23 @@ def same(a, b):
 def test_training_batches_drop_the_rest_and_resume_by_position(folder):
     source = datasets.resolve(str(folder)).train
     whole = batches(source)
-    assert len(whole) == 3 * loader.steps_per_epoch(15, 4) == 9
+    assert len(whole) == 9
     assert all((b["label"] >= 0).all() and b["image"].shape == (4, 8, 8, 3) for b in whole)
     same(batches(source, start=5), whole[5:])
     other = batches(source, seed=2)
     assert any((a["image"] != b["image"]).any() for a, b in zip(whole, other, strict=True))
     assert any((a["label"] != b["label"]).any() for a, b in zip(whole[:3], whole[3:6], strict=True))
+
+
+def test_a_last_batch_that_is_short_may_stay_or_always_go(folder):
+    source = datasets.resolve(str(folder)).train
+    kept = batches(source, drop_last="never")
+    assert [int((b["label"] == PADDING).sum()) for b in kept] == [0, 0, 0, 1] * 3
+    same(batches(source, drop_last="never", start=5), kept[5:])
+    same(kept[:3], batches(source)[:3])
+    same(batches(source, drop_last="always"), batches(source))
+    few = source.take((0, 5, 10))
+    assert not batches(few, drop_last="always") and len(batches(few, drop_last="never")) == 3
 
 
 def test_workers_give_the_same_batches_and_leave_nothing_behind(folder):
@@ -437,3 +488,15 @@ def test_an_image_smaller_than_a_patch_is_scaled_up(size):
         *(transforms.random_resized_crop(image, Resize(32), (0.08, 1.0), rng) for _ in range(20)),
     ):
         np.testing.assert_array_equal(pixels, np.full((32, 32, 3), (255, 0, 0)))
+
+
+def test_sources_with_readers_of_their_own_are_joined_in_order(folder, tmp_path):
+    data = datasets.resolve(str(folder))
+    other = sources.image_files(tmp_path, data.val.names, data.val.labels, upright=True)
+    whole = sources.join(data.train, data.val, dataclasses.replace(other, origin="other"))
+    assert len(whole) == 15 + 6 + 6 and whole.labels[15:21] == whole.labels[21:]
+    assert isinstance(sources.join(data.train, data.val).read, FileReader)
+    for i, name in ((0, data.train.names[0]), (20, data.val.names[-1])):
+        assert whole[i]["name"] == name and whole[i]["image"] == read_image(folder / name)
+    picked = whole.take((20, 0))
+    assert picked.states() == data.train.take((0,)).states() + data.val.take((5,)).states()
