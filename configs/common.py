@@ -139,6 +139,7 @@ def defaults() -> ConfigDict:
                 "renumber": False,  # draw "stratified" by classes as they first appear in train
                 "pool": "train",  # what training shots are drawn from; or "train+val"
                 "classes": "all",  # "base": the first half of the classes, "new": the others
+                "names": "",  # a file that gives classes other names; "": classes.json in a folder
                 "template": "",  # zero-shot sentence; "": the data set's
                 "full_stop": True,  # at its end
                 "crop_scale": (0.08, 1.0),  # (): training images are cropped as test images are

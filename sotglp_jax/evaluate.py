@@ -353,6 +353,7 @@ def protocol(run: Run) -> dict:
         "train_images_sha256": fewshot.fingerprint(run.train.names),
         "test_images_sha256": fewshot.fingerprint(run.dataset.test.names),
         "template": run.dataset.template,
+        **({"sentences": run.dataset.sentences} if run.dataset.sentences else {}),
         "transforms": transforms.VERSION,
         "pixels": run.dataset.test.pixels + (f"; {run.resize}" if run.resize.unusual else ""),
         "clip": config.clip.name,

@@ -99,8 +99,10 @@ class Run:
         return self.method.tokenize_fixed(self.clip.tokenizer, self.dataset.class_names)
 
     def tokenize(self, method: Method) -> Any:
-        """The data set's class names as a method wants them, on the host."""
+        """The data set's class names, or zero-shot CLIP's sentences of them, on the host."""
         dataset = self.dataset
+        if dataset.sentences and isinstance(method, ZeroShot):
+            return method.tokenize_sentences(self.clip.tokenizer, dataset.sentences)
         return method.tokenize(self.clip.tokenizer, dataset.class_names, dataset.template)
 
     @property
@@ -156,7 +158,7 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     """
     validate(config)
     path = workdir.of(config, folder)
-    whole = _resolve(config, config.dataset, config.data.template)
+    whole = _resolve(config, config.dataset, config.data.template, config.data.names)
     dataset = with_shots(config, whole)
     others = {name: _target(config, whole, name) for name in config.targets}
     ood = {
@@ -168,7 +170,7 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
     _check_views(config.cache.views, run.method)
     if run.stages:
         check_steps(config, len(run.train))
-    workdir.check_same(path, run.settings, dataset.train.names)
+    workdir.check_same(path, run.settings, dataset.train.names, dataset.class_names)
     targets = {name: dataclasses.replace(run, dataset=other) for name, other in others.items()}
     # Names that are too long, or options for more classes, are refused before anything is read.
     for one in (run, *targets.values()):
@@ -319,8 +321,9 @@ def seen_classes(run: Run, dataset: Dataset) -> tuple[int, ...]:
     return tuple(labels[class_id] for class_id in dataset.class_ids)
 
 
-def _resolve(config: ConfigDict, name: str, template: str = "") -> Dataset:
-    dataset = datasets.resolve(name, config.data.root, template, config.data.allow_partial)
+def _resolve(config: ConfigDict, name: str, template: str = "", named_by: str = "") -> Dataset:
+    partial = config.data.allow_partial
+    dataset = datasets.resolve(name, config.data.root, template, partial, named_by)
     if not dataset.class_names:
         raise InputError(
             f"dataset {name} has no classes: it is for out-of-distribution detection only."

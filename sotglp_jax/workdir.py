@@ -89,16 +89,19 @@ def subject(config: ConfigDict) -> str:
     return re.sub(r"[^\w.@-]+", "-", f"{stem}-{model}")
 
 
-def check_same(workdir: Path, settings: dict, images: Sequence[str]) -> None:
+def check_same(
+    workdir: Path, settings: dict, images: Sequence[str], class_names: Sequence[str]
+) -> None:
     """Checks that a folder is free, or holds a run that may go on.
 
     Args:
       workdir: the folder.
       settings: of the run that is about to start.
       images: names of its training images.
+      class_names: by label.
 
     Raises:
-      InputError: settings or images differ from those in the folder; says which.
+      InputError: settings, images or class names differ from those in the folder; says which.
     """
     if (workdir / CONFIG).exists():
         _check_settings(workdir, settings)
@@ -106,6 +109,12 @@ def check_same(workdir: Path, settings: dict, images: Sequence[str]) -> None:
         raise InputError(
             f"{workdir / IMAGES} lists other training images than are drawn now, so the data set "
             "has changed: restore it, or choose another --workdir."
+        )
+    classes = workdir / CLASSES
+    if classes.exists() and classes.read_text("utf-8") != _json(class_names):
+        raise InputError(
+            f"{classes} has other class names than the data set has now: restore them, "
+            "or choose another --workdir."
         )
 
 
@@ -130,6 +139,10 @@ def _may_differ(workdir: Path) -> tuple[str, ...]:
 
 def _images(workdir: Path) -> str:
     return (workdir / IMAGES).read_text("utf-8", "surrogateescape")
+
+
+def _json(value: dict | Sequence[str]) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _lines(names: Sequence[str]) -> str:
@@ -199,9 +212,9 @@ def create(
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(workdir, error) from None
-    write(workdir / CONFIG, json.dumps(settings, indent=2) + "\n")
+    write(workdir / CONFIG, _json(settings))
     write(workdir / IMAGES, _lines(images))
-    write(workdir / CLASSES, json.dumps(class_names, indent=2) + "\n")
+    write(workdir / CLASSES, _json(class_names))
 
 
 def write(path: Path, content: str) -> None:

@@ -24,7 +24,7 @@ QUICK_START = "python -m sotglp_jax.main --config=configs/fewshot.py"
 REFUSED = {
     "cross_dataset|domain_shift|=imagenet": (2, "dataset imagenet is not below"),
     "data prepare": (2, "8 of 13500 train"),
-    "data check": (1, "eurosat: found"),
+    "data check all": (1, "eurosat: found"),
 }
 # Run by CI, or by the test named.
 ELSEWHERE = {"^pip install [^&]*(&& pytest)?$": "", "reproduce.py": "test_reproduce.py"}

@@ -63,6 +63,8 @@ def test_names_in_any_encoding_can_be_written(tmp_path):
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     workdir.create(tmp_path, {"a": 1}, [name], ["hat"])
     assert (tmp_path / workdir.IMAGES).read_bytes() == b"caf\xe9.jpg\n"
-    workdir.check_same(tmp_path, {"a": 1}, [name])
+    workdir.check_same(tmp_path, {"a": 1}, [name], ["hat"])
     with pytest.raises(InputError, match="other training images"):
-        workdir.check_same(tmp_path, {"a": 1}, ["café.jpg"])
+        workdir.check_same(tmp_path, {"a": 1}, ["café.jpg"], ["hat"])
+    with pytest.raises(InputError, match="classes.json has other class names"):
+        workdir.check_same(tmp_path, {"a": 1}, [name], ["shoe"])

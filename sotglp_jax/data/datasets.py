@@ -19,7 +19,11 @@ from sotglp_jax.paths import local
 
 
 def resolve(
-    dataset: str, root: str = "", template: str = "", allow_partial: bool = False
+    dataset: str,
+    root: str = "",
+    template: str = "",
+    allow_partial: bool = False,
+    named_by: str = "",
 ) -> Dataset:
     """A data set by name or path.
 
@@ -30,6 +34,8 @@ def resolve(
         `data_dir`; "" is "data", the split file's folder or its `images`, or its default.
       template: zero-shot sentence to use instead of the data set's.
       allow_partial: go on without images that should be there.
+      named_by: a file that gives classes other names, see `names.rename`; "" is `classes.json` in a
+        folder of class folders, where there is one.
 
     Raises:
       InputError: nothing is known or found under this name, or not all of it is there.
@@ -46,8 +52,19 @@ def resolve(
     else:
         found = _own(dataset, root, allow_partial)
     known = dataset == "digits" or dataset in ENTRIES
+    found = dataclasses.replace(found, template=template or found.template)
+    if file := _names_file(dataset, named_by):
+        found = names.rename(found, file)
     notes = (*found.notes, *names.check(found.name, found.class_names, known))
-    return dataclasses.replace(found, template=template or found.template, notes=notes)
+    return dataclasses.replace(found, notes=notes)
+
+
+def _names_file(dataset: str, named_by: str) -> Path | None:
+    """The file that names the classes, if there is one."""
+    if named_by:
+        return local(named_by, "data.names")
+    beside = Path(dataset).expanduser() / names.FILE
+    return beside if beside.is_file() else None
 
 
 def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Dataset:

@@ -44,6 +44,16 @@ def warnings(dataset: Dataset) -> list[str]:
     return said
 
 
+def repeated(dataset: Dataset) -> str:
+    """A sentence about images that a part holds more often than once under one label, or ""."""
+    kinds = [[(copy.part, copy.label) for copy in group] for group in _groups(dataset)]
+    groups = [x for x in kinds if len(set(x)) < len(x)]
+    if not groups:
+        return ""
+    more = sum(len(x) - len(set(x)) for x in groups)
+    return f"copies of other images of their part and class: {more}"
+
+
 def _example(group: list[Copy]) -> str:
     first, *_, last = group
     return f"such as {first.path} ({first.part}) and {last.path} ({last.part})"

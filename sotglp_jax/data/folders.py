@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sotglp_jax.data import names
 from sotglp_jax.data.files import Folder, describe, read_folder
 from sotglp_jax.data.sources import Dataset, Source, image_files
 from sotglp_jax.errors import InputError
@@ -218,6 +219,7 @@ def _count_left_out(
             count = len(other.list_images(other.path))
             left_out[f"in {name}, which is no part"] += count
             taken += count
+    left_out[".json"] -= (whole.path / names.FILE).is_file()  # which is read
     left_out["in no class folder"] = len(whole.list_images(whole.path)) - taken
     return +left_out
 

@@ -109,6 +109,7 @@ class Dataset:
       class_ids: what tells classes apart, within and between data sets, such as WordNet's numbers;
         the names where a data set has nothing better.
       notes: what its user should know of how it was found, a line each.
+      sentences: of every class, what zero-shot CLIP reads of it; () is its name in the template.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Dataset:
     test: Source
     class_ids: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    sentences: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self):
         if not self.class_ids:
@@ -184,5 +186,6 @@ def choose_classes(dataset: Dataset, labels: range) -> Dataset:
         dataset,
         class_names=dataset.class_names[labels.start : labels.stop],
         class_ids=dataset.class_ids[labels.start : labels.stop],
+        sentences=dataset.sentences[labels.start : labels.stop],
         **{part: choose(source) for part, source in dataset.parts.items()},
     )

@@ -1,19 +1,20 @@
 """CLIP's zero-shot classifier: one sentence a class, nothing to learn."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.methods.contract import Method, Params, Scores, one_of, readable
-from sotglp_jax.methods.similarity import classify, with_patches
+from sotglp_jax.methods.similarity import classify, cosines, unit, with_patches
 
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShot(Method):
-    """s · f · t_c with one template per data set.
+    """s · f · t_c with one template per data set, or with a class's own sentences.
 
     Recipe official is what the authors of SOT-GLP compare it with.
 
@@ -50,7 +51,27 @@ class ZeroShot(Method):
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
         """The template with every class name in it."""
         names = class_names if self.keep_underscores else readable(class_names)
-        return {"names": tokenizer([template.replace("{}", name) for name in names])}
+        sentences = [(template.replace("{}", name),) for name in names]
+        return self.tokenize_sentences(tokenizer, sentences)
+
+    def tokenize_sentences(
+        self, tokenizer: Tokenizer, sentences: Sequence[Sequence[str]]
+    ) -> dict[str, Any]:
+        """The sentences of all classes, and where they are several, which are whose.
+
+        Args:
+          tokenizer: CLIP's.
+          sentences: of every class, one or more.
+        """
+        names = {"names": tokenizer([x for of_class in sentences for x in of_class])}
+        counts = np.array([len(of_class) for of_class in sentences])
+        if (counts == 1).all():
+            return names
+        within = np.arange(counts.max())
+        own = within < counts[:, None]
+        places = np.where(own, (np.cumsum(counts) - counts)[:, None] + within, 0)
+        shares = (own / counts[:, None]).astype(np.float32)
+        return names | {"places": places.astype(np.int32), "shares": shares}
 
     def init(self, key: PRNGKeyArray, frozen: dict, names: dict) -> Params:
         """No parameters."""
@@ -63,8 +84,11 @@ class ZeroShot(Method):
         return self.towers.images(frozen, pixels, local=self.local)
 
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> Float[Array, "C 1 D"]:
-        """Text features of the sentences, not normalised."""
-        return self.towers.texts(frozen, names["names"])
+        """Text features of the sentences, not normalised; of several the mean, of length 1 each."""
+        text = self.towers.texts(frozen, names["names"])
+        if "places" not in names:
+            return text
+        return cosines("cm,cmnd->cnd", names["shares"], unit(text)[names["places"]])
 
     def score(
         self, params: Params, frozen: dict, text: Float[Array, "C 1 D"], image: dict

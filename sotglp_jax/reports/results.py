@@ -15,6 +15,7 @@ from sotglp_jax.workdir import EXECUTION, IMAGES
 
 # Fields of the protocol that differ between data sets.
 OF_DATASET = ("dataset", "classes", "class_names_sha256", "test_images_sha256", "template")
+OF_DATASET += ("sentences",)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,4 +89,6 @@ def _load(path: Path) -> Any:
 def _without_images(folder: Path, results: dict) -> Dataset:
     protocol = results["protocol"]
     names = tuple(_load(folder / workdir.CLASSES))
-    return Dataset(protocol["dataset"], names, protocol["template"], *[NO_IMAGES] * 3)
+    sentences = tuple(map(tuple, protocol.get("sentences", ())))
+    parts = [NO_IMAGES] * 3
+    return Dataset(protocol["dataset"], names, protocol["template"], *parts, sentences=sentences)

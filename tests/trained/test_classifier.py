@@ -257,8 +257,11 @@ def test_a_setting_that_is_newer_than_a_run_has_its_default(run, tmp_path):
 
 
 def test_a_zero_shot_run_classifies_by_its_sentences(clip_folder, tmp_path):
-    folder = trained(clip_folder, tmp_path / "run", "zeroshot")
+    (tmp_path / "names.json").write_text(json.dumps({"one": "1", "two": ["two", "pair", "2"]}))
+    named = {"data.names": str(tmp_path / "names.json")}
+    folder = trained(clip_folder, tmp_path / "run", "zeroshot", **named)
     classifier = Classifier.load(folder)
+    assert classifier.class_names[:3] == ("zero", "1", "two")
     found = classifier([digits.draw(i) for i in TEST])
     assert set(found.probabilities) == {"zero_shot"}
     right = np.mean(found.labels == digits.source(TEST).labels)
