@@ -16,6 +16,7 @@ from sotglp_jax.reports.tables import (
 )
 
 MISSING = "–"
+MOST = 3  # values of a setting in a caption
 ACCURACY = "Accuracy"
 METHOD = "Method"  # the head of the labels that say whose a row is
 ZERO_SHOT_NOTE = "zero-shot CLIP: one sentence a class; patches in CLIP's own projection."
@@ -477,13 +478,19 @@ def _symbols(results: Sequence[Result]) -> list[str]:
     said = {}
     for runs in full.values():
         method = runs[0].method
-        values = {
-            x: sorted({r.setting(name) for r in runs}) for name, x in method["symbols"].items()
-        }
-        said[method["title"]] = [f"{x} = {', '.join(map(str, v))}" for x, v in values.items()]
+        said[method["title"]] = [
+            f"{symbol} = {_listed({r.used(name) for r in runs})}"
+            for name, symbol in method["symbols"].items()
+        ]
     if len(said) == 1:
         return said.popitem()[1]
     return [f"{title}: {', '.join(values)}" for title, values in said.items() if values]
+
+
+def _listed(values: Iterable) -> str:
+    """Writes values, and of many, such as what every run searched, the least and the largest."""
+    said = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in sorted(values)]
+    return ", ".join(said) if len(said) <= MOST else f"{said[0]} to {said[-1]}"
 
 
 def _notes(number: int, rows: Mapping[tuple[str, ...], Numbers], *columns: str) -> tuple[str, ...]:

@@ -86,6 +86,14 @@ class Result:
         """Returns the value of a setting of the method, the usual one where it is missing."""
         return _hashable(self.config.get(f"method.{name}", self.method["usual"].get(name)))
 
+    def used(self, name: str) -> Any:
+        """Returns the value of a setting with a symbol that the training went by.
+
+        What it searched or derived, such as the linear probe's C, is in `learned`.
+        """
+        learned = {k: x for topic in self.contents["learned"].values() for k, x in topic.items()}
+        return learned.get(self.method["symbols"][name], self.setting(name))
+
 
 def _hashable(value: Any) -> Any:
     """Returns what JSON has as a list as the tuple that it was."""

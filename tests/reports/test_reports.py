@@ -42,7 +42,12 @@ METHODS = {
         "symbols": {"n_context": "M"},
         "usual": {"n_context": 16, "per_class": False},
     },
-    "linear_probe": {"title": "linear probe", "logits": {"probe": ""}},
+    "linear_probe": {
+        "title": "linear probe",
+        "logits": {"probe": ""},
+        "symbols": {"c": "C"},
+        "usual": {"c": 0.0},
+    },
     "zeroshot": {"title": "zero-shot CLIP", "logits": {"zero_shot": ""}},
 }
 VARIANTS = {
@@ -287,6 +292,17 @@ def test_settings_that_nobody_published_are_in_the_footnotes(tmp_path):
     assert not warnings and paper.accuracy(found).notes[-1] != said
     assert [table.notes[-1] == said for table in paper.make(found)] == [True, False, False, True]
     assert tables.few_shot([r.contents for r in found]).splitlines()[-1] == said
+
+
+def test_captions_say_what_a_training_searched(tmp_path):
+    def caption(*values):
+        for seed, value in enumerate(values):
+            folder = write(tmp_path / str(len(values)), 0.8, seed=seed, method="linear_probe")
+            change(folder, "learned", value={"regularisation": {"C": value}})
+        return paper.accuracy(results.load(folder.parent)[0]).caption
+
+    assert "; C = 0.333, 3.33; mean" in caption(1 / 3, 10 / 3, 1 / 3)
+    assert "; C = 0.0001 to 1e+06; mean" in caption(1.0, 1e6, 1e-4, 10.0)
 
 
 def test_several_methods_stand_in_every_table(made, runs):
