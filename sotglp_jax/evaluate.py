@@ -196,7 +196,9 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
     if "single" in seen["ood"]:
         results["ood_threshold"] = _threshold(run, observer, seen["ood"])
     if pictures:
-        examples = maps.examples(run.dataset, shown, pictures, run.resize)
+        flagged = seen["ood"]["single"] < results["ood_threshold"]["value"]
+        answers = _answers(run, predictions, flagged, list(shown))
+        examples = maps.examples(run.dataset, shown, pictures, answers, run.resize)
         workdir.write_arrays(run.workdir / maps.FILE, **maps.arrays(examples))
     if run.ood:
         results["ood"] = _detect(run, observer, seen["ood"])
@@ -204,6 +206,14 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
     workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
     print(tables.of_run(results))
     print(f"run folder: {run.workdir}")
+
+
+def _answers(
+    run: Run, predictions: classification.Predictions, flagged: np.ndarray, rows: list[int]
+) -> maps.Answers:
+    """What is said of some of the test images."""
+    given = np.array(run.dataset.class_names)[predictions.predicted[rows]]
+    return maps.Answers(given, predictions.probability[rows], flagged[rows])
 
 
 def _keep_mistakes(observer: Observer, predictions: classification.Predictions) -> None:

@@ -180,9 +180,10 @@ def _draw(folder: Path, numbers, files, pixels, prediction: "Prediction") -> Ite
     for i, (number, file) in enumerate(zip(numbers, files, strict=True)):
         maps = jax.tree.map(lambda x, i=i: x[i : i + 1], prediction.maps)
         path = folder / f"{number + 1:05d}-{Path(file).stem}.png"
-        figure = gallery.draw([pixels[i]], maps, [prediction.names[i]])
+        said = gallery.title(prediction.names[i], prediction.best[i].max(), prediction.is_ood[i])
+        figure = gallery.draw([pixels[i]], maps, [said])
         try:
-            figure.savefig(path, dpi=150)
+            figure.savefig(path, dpi=200)
         except OSError as error:
             raise _unwritable(folder, error) from None
         yield str(path)

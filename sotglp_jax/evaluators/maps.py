@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 from PIL import Image
 
 from sotglp_jax import workdir
@@ -78,6 +78,21 @@ def compute(scores: "Scores", labels: Int[Array, " B"]) -> Maps | None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a run says of images.
+
+    Attributes:
+      given: names of the most probable classes.
+      probability: of these.
+      flagged: whether the image looks out of distribution.
+    """
+
+    given: Shaped[np.ndarray, " n"]
+    probability: Float[np.ndarray, " n"]
+    flagged: Bool[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
 class Examples:
     """Images of a run with the maps of their classes.
 
@@ -85,17 +100,24 @@ class Examples:
       names: of the classes.
       images: as the vision tower saw them, of at most `SIDE` pixels.
       maps: their maps, in float16.
+      answers: what the run says of them; None in the files of older versions.
     """
 
     names: tuple[str, ...]
     images: UInt8[Array, "n R R 3"]
     maps: Maps
+    answers: Answers | None
 
     def take(self, chosen: Sequence[int]) -> "Examples":
         """Returns some of the examples, in the given order."""
         rows = list(chosen)
         maps = jax.tree.map(lambda x: x[rows], self.maps)
-        return Examples(tuple(self.names[i] for i in rows), self.images[rows], maps)
+        answers = self.answers and _rows(self.answers, rows)
+        return Examples(tuple(self.names[i] for i in rows), self.images[rows], maps, answers)
+
+
+def _rows(answers: Answers, rows: Sequence[int]) -> Answers:
+    return Answers(**{name: x[rows] for name, x in vars(answers).items()})
 
 
 def first_of_classes(labels: Sequence[int]) -> list[int]:
@@ -107,7 +129,11 @@ def first_of_classes(labels: Sequence[int]) -> list[int]:
 
 
 def examples(
-    dataset: Dataset, positions: Sequence[int], found: Mapping, resize: transforms.Resize
+    dataset: Dataset,
+    positions: Sequence[int],
+    found: Mapping,
+    answers: Answers,
+    resize: transforms.Resize,
 ) -> Examples:
     """Test images of a data set with their maps, by label.
 
@@ -115,13 +141,14 @@ def examples(
       dataset: the data set.
       positions: of the images among the test images.
       found: the fields of `Maps` of these images.
+      answers: of these images.
       resize: how the vision tower sees the images.
     """
     source = dataset.test.take(positions)
     order = np.argsort(source.labels, kind="stable")
     maps = Maps(**{name: light(np.asarray(x)[order]) for name, x in found.items()})
     names = tuple(dataset.class_names[source.labels[i]] for i in order)
-    return Examples(names, shown(source.take(order), resize), maps)
+    return Examples(names, shown(source.take(order), resize), maps, _rows(answers, order))
 
 
 def shown(source: Source, resize: transforms.Resize) -> UInt8[np.ndarray, "n r r 3"]:
@@ -142,7 +169,7 @@ def light(x: Array) -> np.ndarray:
 def arrays(examples: Examples) -> dict[str, np.ndarray]:
     """Returns the arrays that `FILE` holds, by name."""
     found = {"names": np.array(examples.names), "images": examples.images}
-    return found | vars(examples.maps)
+    return found | vars(examples.maps) | vars(examples.answers)
 
 
 def load(folder: Path) -> Examples | None:
@@ -156,4 +183,6 @@ def load(folder: Path) -> Examples | None:
         return None
     with workdir.read_arrays(path) as found:
         names, images = found.pop("names").tolist(), found.pop("images")
-        return Examples(tuple(names), images, Maps(**found))
+        said = {x.name: found.pop(x.name, None) for x in dataclasses.fields(Answers)}
+        answers = Answers(**said) if said["given"] is not None else None
+        return Examples(tuple(names), images, Maps(**found), answers)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import statistics
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -184,7 +183,7 @@ def _mistakes(one: Seen) -> Iterator[Picture]:
         return
     places = zip(wrong.label, wrong.predicted, wrong.probability, strict=True)
     titles = [
-        f"{one.names[label]}, taken for {one.names[given]} ({chance:.0%})"
+        gallery.title(one.names[given], chance, true=one.names[label])
         for label, given, chance in places
     ]
     what = "the wrong answers with the highest probability."
@@ -204,7 +203,7 @@ def _images(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
         axes.set_axis_off()
     for axes, image, title in zip(grid.flat, images, titles, strict=False):
         axes.imshow(image)
-        axes.set_title(textwrap.fill(title, gallery.LETTERS), fontsize=9)
+        axes.set_title(title, fontsize=9)
     return figure
 
 

@@ -98,12 +98,20 @@ def _looks(results: Sequence[Result], classes: Sequence[str]) -> Iterator[Pictur
         yield Picture(
             f"figure2-{slug(dataset)}",
             f"Figure 2: where local prompts look, {dataset_title(dataset)}",
-            f"{title}: the first test image of a class, the "
+            f"{title}: the first test image of a class, what is said of it, and over it the "
             "cosines of its patches and each local prompt of the class with the prompt's three "
             "best patches, and their mean with the patches that are kept. Above each prompt: the "
             "share of the kept patches that the transport plan gives mostly to it.",
-            gallery.draw(some.images, some.maps, some.names),
+            gallery.draw(some.images, some.maps, _titles(some)),
         )
+
+
+def _titles(examples: Examples) -> Sequence[str]:
+    """Writes what a run says of its examples; of older versions' their class alone."""
+    if examples.answers is None:
+        return examples.names
+    said = zip(*vars(examples.answers).values(), examples.names, strict=True)
+    return [gallery.title(*one) for one in said]
 
 
 def _no_maps(name: str, known: Sequence[str]) -> InputError:

@@ -99,7 +99,8 @@ def test_maps_are_kept_of_the_first_image_of_each_class(scores, tmp_path):
     dataset = Dataset("x", ("a", "b", "c", "d"), "{}", source, source, source)
     part = vars(jax.device_get(maps.compute(scores, LABELS)))
     part = {name: x[:2] for name, x in part.items()}
-    kept = maps.examples(dataset, [0, 1], part, Resize(224))  # of labels 2 and 0
+    answers = maps.Answers(np.array(["d", "a"]), np.array([0.5, 0.9]), np.array([True, False]))
+    kept = maps.examples(dataset, [0, 1], part, answers, Resize(224))  # of labels 2 and 0
     assert kept.names == ("a", "c") and kept.images.shape == (2, maps.SIDE, maps.SIDE, 3)
     assert kept.images[:, 0, 0, 0].tolist() == [1, 0]
     np.testing.assert_allclose(kept.maps.prompts, part["prompts"][[1, 0]], atol=1e-3)
@@ -110,6 +111,8 @@ def test_maps_are_kept_of_the_first_image_of_each_class(scores, tmp_path):
     assert again.names == kept.names and again.maps.prompts.dtype == np.float16
     assert again.maps.kept.dtype == bool
     jax.tree.map(np.testing.assert_array_equal, again.maps, kept.maps)
+    assert again.answers.given.tolist() == ["a", "d"] and again.answers.flagged.tolist() == [0, 1]
+    assert again.take([1]).answers.probability.tolist() == [0.5]
     assert again.take([1]).names == ("c",) and again.take([1]).maps.tops.shape == (1, N, 3)
     (tmp_path / maps.FILE).write_bytes((tmp_path / maps.FILE).read_bytes()[:-50])
     with pytest.raises(InputError, match="maps.npz is damaged: evaluate"):
