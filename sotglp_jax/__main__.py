@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ("main", "train and evaluate, or go on with what was interrupted"),
     "eval": ("main", "evaluate what was trained"),
     "predict": ("predict", "classify pictures"),
+    "serve": ("serve", "answer with it on a page and to programs"),
     "export": ("export", "write one file that jax alone runs"),
     "inspect": ("inspect", "show what prompts learned"),
     "report": ("reports", "make tables and figures of runs"),

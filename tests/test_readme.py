@@ -27,7 +27,11 @@ REFUSED = {
     "data check all": (1, "eurosat: found"),
 }
 # Run by CI, or by the test named.
-ELSEWHERE = {"^pip install [^&]*(&& pytest)?$": "", "reproduce.py": "test_reproduce.py"}
+ELSEWHERE = {
+    "^pip install [^&]*(&& pytest)?$": "",
+    "reproduce.py": "test_reproduce.py",
+    "^sotglp serve|^curl": "serve/test_page.py",
+}
 INSTALLATION = "pip install -e . && "
 
 

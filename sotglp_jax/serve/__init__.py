@@ -1,0 +1,1 @@
+"""A trained classifier behind HTTP: a page for people, and one request for programs."""
