@@ -87,7 +87,7 @@ def as_run_here(line: str, folder: Path, clip_folder: Path) -> list[str]:
         words += ["--config.train.epochs=2", "--config.train.warmup_epochs=1"]
     if "=eurosat" in line:
         words += [f"--config.data.root={folder}", "--config.data.allow_partial=True"]
-    if "shots.py" in line or "base_to_new" in line:
+    if any(study in line for study in ("shots.py", "base_to_new", "beyond")):
         words += ["--config.study.shots=(1,)", "--config.study.seeds=(1,)"]
     if words[0] == "sotglp":
         words[:1] = ["python", "-m", "sotglp_jax"]

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from sotglp_jax import study as studies
-from sotglp_jax.configs import common, sensitivity, shots
+from sotglp_jax.configs import ablation, beyond, common, sensitivity, shots
 from sotglp_jax.data import datasets
 from sotglp_jax.data.sources import choose_classes
 from sotglp_jax.errors import InputError
+from sotglp_jax.methods.sotglp import SotGlp
 from sotglp_jax.reports import tables
 from sotglp_jax.run import prepare
 from sotglp_jax.settings import flatten
@@ -180,6 +181,15 @@ def test_data_sets_of_one_stem_have_folders_of_their_own(names, folders):
     singles = studies.expand(config, "runs")
     assert [s.config.dataset for s in singles] == list(names)
     assert [s.folder.name for s in singles] == [f"{x}-tiny-16shot-seed1" for x in folders]
+
+
+def test_variants_that_need_validation_images_are_in_a_study_of_their_own():
+    ablated, more = (
+        {single.config.variant for single in studies.expand(file.get_config(), "")}
+        for file in (ablation, beyond)
+    )
+    assert ablated | more == {"full", *SotGlp.variants}
+    assert more - ablated == {"validated_epsilon", "ensemble"}
 
 
 def test_runs_that_differ_do_not_share_a_folder():

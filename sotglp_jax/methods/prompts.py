@@ -14,10 +14,17 @@ SPREAD = 0.02  # standard deviation of a random start
 
 @struct.dataclass
 class ClassFeatures:
-    """Text features of all classes, as the text tower gives them (not normalised)."""
+    """Text features of all classes, as the text tower gives them (not normalised).
+
+    Attributes:
+      global_: of the global prompts.
+      local: of the local ones.
+      zero_shot: of zero-shot CLIP's sentence, where it is asked for.
+    """
 
     global_: Float[Array, "C Ng D"]
     local: Float[Array, "C Nl D"]
+    zero_shot: Float[Array, "C 1 D"] | None = None
 
 
 def from_template(

@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import dassl, published
+from sotglp_jax.methods import averaging, dassl, published
 from sotglp_jax.methods.contract import (
     Moment,
     Params,
@@ -94,10 +93,9 @@ class PromptSrc(Ivlp):
 
     def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
         """One stage whose parameters are averaged, weighted by a Gaussian over its epochs."""
-        distance = (np.arange(1, train["epochs"] + 1) - self.average_mean) / self.average_std
-        weights = np.exp(-0.5 * (distance**2 - np.min(distance**2)))
+        weights = averaging.gaussian(train["epochs"], self.average_mean, self.average_std)
         (stage,) = super().stages(train)
-        return (dataclasses.replace(stage, average=tuple((weights / weights.sum()).tolist())),)
+        return (dataclasses.replace(stage, average=weights),)
 
     def tokenize_fixed(self, tokenizer: Tokenizer, class_names: tuple[str, ...]) -> Any:
         """The teacher's sentences, class by class."""

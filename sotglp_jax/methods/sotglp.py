@@ -14,13 +14,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from sotglp_jax.clip.tokenizer import Tokenizer
 from sotglp_jax.clip.weights import SAME, TRANSPOSE
 from sotglp_jax.errors import InputError
-from sotglp_jax.methods import prompts, published, transport
+from sotglp_jax.methods import averaging, prompts, published, transport
 from sotglp_jax.methods.contract import (
     Images,
     Method,
     Moment,
     Params,
     Scores,
+    Stage,
     Variant,
     accuracies,
     at_least,
@@ -30,10 +31,13 @@ from sotglp_jax.methods.contract import (
 )
 from sotglp_jax.methods.prompts import ClassFeatures
 from sotglp_jax.methods.similarity import classify, cosines, unit
+from sotglp_jax.methods.zeroshot import ZeroShot
 
 # Weights of the global and the local branch that are tried on validation images: λ from 0 over
-# powers of 2 to infinity.
+# powers of 2 to infinity. The same pairs weigh the learned logits and those of zero-shot CLIP.
 GRID = ((1.0, 0.0), *((1.0, 2.0**k) for k in range(-4, 4)), (0.0, 1.0))
+
+EPSILONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # that are tried on validation images
 
 # Epochs, batch size, learning rate and N_l of the official code's scripts.
 OFFICIAL = {
@@ -68,6 +72,7 @@ class SotGlp(Method):
       matching: "transport" shares the kept patches out among the prompts; "uniform" averages over
         them; "independent" averages over each prompt's own K patches, as GalLoP does.
       epsilon: entropic regularisation of the transport.
+      validated_epsilon: choose the ε of the prediction on the validation shots after training.
       iterations: Sinkhorn iterations.
       tau: below 1 the transport is unbalanced, see `transport.plan`.
       plan_gradient: "stop" takes the plan as a constant, "unroll" differentiates the solver.
@@ -75,6 +80,10 @@ class SotGlp(Method):
       global_weight: weight of the global branch in both; 1 in the paper.
       fusion: λ of the prediction: "fixed" as in training, "validated" on the validation shots
         after it, or "learned" with the prompts, one scalar that starts from `fusion_weight`.
+      ensemble: add the logits of zero-shot CLIP to those that decide, with a weight that is chosen
+        on the validation shots.
+      average_mean: μ of the weights of an average over the epochs, as a share of their number.
+      average_std: σ of these weights, as such a share; 0 ends with the last parameters.
       mean_over_prompts: divide φ by N_l (recipe official).
       mean_of_branches: divide the fused logit by the branches' weights (recipe official).
       global_dropout: share of the global prompts left out per training image.
@@ -94,12 +103,16 @@ class SotGlp(Method):
     topk: int = 10
     matching: str = "transport"
     epsilon: float = 0.1
+    validated_epsilon: bool = False
     iterations: int = 20
     tau: float = 1.0
     plan_gradient: str = "stop"
     fusion_weight: float = 0.25
     global_weight: float = 1.0
     fusion: str = "fixed"
+    ensemble: bool = False
+    average_mean: float = 0.9
+    average_std: float = 0.0
     mean_over_prompts: bool = False
     mean_of_branches: bool = False
     global_dropout: float = 0.75
@@ -127,6 +140,10 @@ class SotGlp(Method):
         "independent_topk": Variant("independent top-K", {"matching": "independent"}),
         "global_only": Variant("global branch alone", {"fusion_weight": 0.0}),
         "local_only": Variant("local branch alone", {"global_weight": 0.0}),
+        "validated_epsilon": Variant("ε validated", {"validated_epsilon": True}),
+        "learned_fusion": Variant("λ learned", {"fusion": "learned"}),
+        "ensemble": Variant("with zero-shot CLIP", {"ensemble": True}),
+        "averaged": Variant("averaged over epochs", {"average_std": 0.1}),
     }
     symbols: ClassVar[Mapping[str, str]] = {"fusion_weight": "λ", "topk": "K", "epsilon": "ε"}
     decay: ClassVar[Mapping[str, float]] = {"log_fusion": 0.0}  # decay would draw λ to 1
@@ -145,12 +162,17 @@ class SotGlp(Method):
         at_least(1, n_global=self.n_global, n_local=self.n_local, iterations=self.iterations)
         at_least(0, topk=self.topk, global_dropout=self.global_dropout)
         at_least(0, fusion_weight=self.fusion_weight, global_weight=self.global_weight)
+        at_least(0, average_std=self.average_std)
         one_of(("transport", "uniform", "independent"), matching=self.matching)
         one_of(("fixed", "validated", "learned"), fusion=self.fusion)
         one_of(("template", "random", "gram"), local_init=self.local_init)
         one_of(("stop", "unroll"), plan_gradient=self.plan_gradient)
         if not self.epsilon > 0:
             raise InputError("method.epsilon must be above 0: 0.1 is the paper's.")
+        if self.validated_epsilon and self.matching != "transport":
+            raise InputError(
+                f"method.matching={self.matching} knows no ε: leave out method.validated_epsilon."
+            )
         if not 0 < self.tau <= 1:
             raise InputError("method.tau must be above 0 and at most 1, which is the paper's.")
         if self.fusion == "learned" and not self.fusion_weight > 0:
@@ -205,11 +227,16 @@ class SotGlp(Method):
 
     @property
     def validation(self) -> str:
-        """λ may be chosen by validation."""
-        return "method.fusion=validated" if self.fusion == "validated" else ""
+        """λ, ε and the weight of zero-shot CLIP may be chosen by validation."""
+        settings = {
+            "method.fusion=validated": self.fusion == "validated",
+            "method.validated_epsilon": self.validated_epsilon,
+            "method.ensemble": self.ensemble,
+        }
+        return next((setting for setting, chosen in settings.items() if chosen), "")
 
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> dict:
-        """The bare class names, and the ids of the context's tokens (M,)."""
+        """The bare class names, the ids of the context's tokens (M,), and zero-shot sentences."""
         context = tokenizer.encode(self.context)
         most = tokenizer.context_length // 2
         if not 0 < len(context) <= most:
@@ -218,10 +245,13 @@ class SotGlp(Method):
                 f"--config.method.context to words of 1 to {most} tokens."
             )
         names = class_names if self.keep_underscores else readable(class_names)
-        return {
+        found = {
             "names": tokenizer(names, room=len(context)),
             "context": np.array(context, np.int32),
         }
+        if self.ensemble:
+            found["sentences"] = self._plain.tokenize(tokenizer, class_names, template)["names"]
+        return found
 
     def text_tokens(self, length: int) -> int:
         """Names behind shared contexts, and own contexts with their names."""
@@ -253,6 +283,15 @@ class SotGlp(Method):
             params["log_fusion"] = jnp.log(jnp.float32(self.fusion_weight))
         return params
 
+    def stages(self, train: Mapping[str, Any]) -> tuple[Stage, ...]:
+        """One stage, whose parameters may be averaged over its epochs."""
+        (stage,) = super().stages(train)
+        if not self.average_std:
+            return (stage,)
+        epochs = stage.epochs
+        weights = averaging.gaussian(epochs, self.average_mean * epochs, self.average_std * epochs)
+        return (dataclasses.replace(stage, average=weights),)
+
     @property
     def local(self) -> str:
         """Patches of the V-V stream, or of the original one."""
@@ -266,11 +305,23 @@ class SotGlp(Method):
 
     def encode_classes(self, params: Params, frozen: dict, names: dict) -> ClassFeatures:
         """Text features of global and local prompts before every class name."""
+        text = self._prompted(params, frozen, names)
+        if not self.ensemble:
+            return text
+        sentences = self._plain.encode_classes({}, frozen, {"names": names["sentences"]})
+        return text.replace(zero_shot=sentences)
+
+    def encode_step(
+        self, params: Params, frozen: dict, names: dict, moment: Moment
+    ) -> ClassFeatures:
+        """The prompts' features alone: the loss does not see zero-shot CLIP."""
+        return self._prompted(params, frozen, names)
+
+    def _prompted(self, params: Params, frozen: dict, names: dict) -> ClassFeatures:
         shared, own = params["global_prompts"], params["local_prompts"]
-        names = names["names"]
         if not self.class_specific:
             shared, own = jnp.concatenate([shared, own]), None
-        text = self.towers.texts(frozen, names, shared, own)
+        text = self.towers.texts(frozen, names["names"], shared, own)
         return ClassFeatures(text[:, : self.n_global], text[:, self.n_global :])
 
     def score(self, params: Params, frozen: dict, text: ClassFeatures, image: dict) -> Scores:
@@ -281,16 +332,21 @@ class SotGlp(Method):
             "global": cosines("bd,cnd->bcn", f_global, unit(text.global_)),
             "local": cosines("bpd,cnd->bpcn", f_local, unit(text.local)),
         }
-        support, plan, phi = self.match(sims["local"])
+        support, plan, phi = self.match(sims["local"], params.get("epsilon", self.epsilon))
         logits = self._logits(params, frozen, sims["global"].mean(-1), phi)
+        if "ensemble" in params:
+            of_learned, of_plain = params["ensemble"]
+            plain = self._plain.score({}, frozen, text.zero_shot, {"cls": image["cls"]}).logits
+            logits["fused"] = of_learned * logits["fused"] + of_plain * plain["zero_shot"]
         return Scores(logits, sims, {"support": support, "plan": plan, "phi": phi})
 
     def match(
-        self, sim_local: Float[Array, "B P C Nl"]
+        self, sim_local: Float[Array, "B P C Nl"], epsilon: float | Float[Array, ""] | None = None
     ) -> tuple[Int[Array, "B C K"], Float[Array, "B C K Nl"], Float[Array, "B C"]]:
         """Support, plan and φ of the local similarities (equations 8 to 10).
 
-        With independent matching each prompt has a support of its own, (B, C, K, N_l).
+        With independent matching each prompt has a support of its own, (B, C, K, N_l). Of the
+        transport `epsilon` is the regularisation; None takes the option's.
         """
         kept = self.topk or sim_local.shape[1]
         constant = jax.lax.stop_gradient(sim_local)
@@ -301,7 +357,7 @@ class SotGlp(Method):
             support = transport.support(constant.mean(-1), kept)
             chosen = support[..., None]
         sim_BxCxKxN = jnp.take_along_axis(sim_local.transpose(0, 2, 1, 3), chosen, axis=2)
-        plan = self._plan(sim_BxCxKxN)
+        plan = self._plan(sim_BxCxKxN, self.epsilon if epsilon is None else epsilon)
         return support, plan, jnp.sum(plan * sim_BxCxKxN, axis=(-2, -1))
 
     def loss(
@@ -335,20 +391,31 @@ class SotGlp(Method):
         return total, metrics
 
     def finish(self, params: Params, frozen: dict, text: ClassFeatures, images: Images) -> Params:
-        """Adds "fusion" (2,), the weights of the branches, where they are validated.
+        """Adds what is validated: "epsilon" (), and (2,) weights, "fusion" and "ensemble".
 
-        Of the pairs of `GRID` it takes the one with the best validation accuracy; of equals, the
-        one nearest to the training's λ.
+        One after the other they get the value with the best validation accuracy; of equals, the one
+        nearest to what training had.
         """
-        if self.fusion != "validated":
-            return params
-        right = sum(
-            self._right_by_weights(params, frozen, text, image, labels)
-            for image, labels in images("val")
-        )
-        near = [-abs(np.arctan2(*pair) - np.arctan2(1.0, self.fusion_weight)) for pair in GRID]
-        best = max(range(len(GRID)), key=lambda i: (int(right[i]), near[i]))
-        return params | {"fusion": np.array(GRID[best], np.float32)}
+        for name, (values, distances) in self._tried().items():
+            right = sum(
+                self._right(name, values, params, frozen, text, image, labels)
+                for image, labels in images("val")
+            )
+            best = max(range(len(values)), key=lambda i: (int(right[i]), -distances[i]))
+            params = params | {name: values[best]}
+        return params
+
+    def _tried(self) -> dict[str, tuple[Float[np.ndarray, "G ..."], Float[np.ndarray, " G"]]]:
+        """Values that are tried by name, and how far each is from what training had."""
+        pairs, epsilons = np.array(GRID, np.float32), np.array(EPSILONS, np.float32)
+        angles = np.arctan2(*np.array(GRID).T)
+        tried = {
+            "epsilon": (epsilons, np.abs(np.log(np.array(EPSILONS) / self.epsilon))),
+            "fusion": (pairs, np.abs(angles - np.arctan2(1.0, self.fusion_weight))),
+            "ensemble": (pairs, np.abs(angles - np.arctan2(1.0, 0.0))),
+        }
+        asked = self.validated_epsilon, self.fusion == "validated", self.ensemble
+        return {name: x for (name, x), wanted in zip(tried.items(), asked, strict=True) if wanted}
 
     def on(self, params: Params, labels: tuple[int, ...]) -> tuple[Method, Params]:
         """The local prompts of known classes; else the global branch alone."""
@@ -359,9 +426,15 @@ class SotGlp(Method):
         return self, params | {"local_prompts": params["local_prompts"][np.array(labels)]}
 
     def summary(self, params: Params, classes: int) -> dict[str, dict[str, float]]:
-        """The weights of the branches in the prediction."""
+        """The weights in the prediction, and ε where it was chosen."""
         of_global, of_local = map(float, self._weights(params))
-        return {"fusion": {"global": of_global, "local": of_local}}
+        found = {"fusion": {"global": of_global, "local": of_local}}
+        if "ensemble" in params:
+            learned, plain = map(float, params["ensemble"])
+            found["ensemble"] = {"learned": learned, "zero-shot": plain}
+        if "epsilon" in params:
+            found["transport"] = {"epsilon": float(params["epsilon"])}
+        return found
 
     def contexts(self, params: Params) -> dict[str, Array]:
         """Global and local prompts."""
@@ -371,18 +444,25 @@ class SotGlp(Method):
         """The local prompts'."""
         return text.local
 
+    @property
+    def _plain(self) -> ZeroShot:
+        """Zero-shot CLIP, whose sentences have the names as the prompts have them."""
+        return ZeroShot(self.towers, keep_underscores=self.keep_underscores, local="")
+
     def _adapt(self, params: Params, patches: Float[Array, "B P W"]) -> Float[Array, "B P W"]:
         """W_local on the patch features (equation 3)."""
         if not self.projection:
             return patches
         return jnp.matmul(patches, params["local_projection"], precision="highest")
 
-    def _plan(self, sim: Float[Array, "B C K Nl"]) -> Float[Array, "B C K Nl"]:
+    def _plan(
+        self, sim: Float[Array, "B C K Nl"], epsilon: float | Float[Array, ""]
+    ) -> Float[Array, "B C K Nl"]:
         if self.matching != "transport":
             return jnp.full_like(sim, 1 / (sim.shape[-2] * sim.shape[-1]))
         constant = self.plan_gradient == "stop"
         sim = jax.lax.stop_gradient(sim) if constant else sim
-        return transport.plan(sim, self.epsilon, self.iterations, self.tau)
+        return transport.plan(sim, epsilon, self.iterations, self.tau)
 
     def _weights(self, params: Params) -> tuple:
         """Of the global and the local branch in the prediction."""
@@ -406,18 +486,24 @@ class SotGlp(Method):
             fused = fused / (of_global + of_local)
         return {"fused": fused, "global": s_global, "local": s_local}
 
-    @partial(jax.jit, static_argnums=0)
-    def _right_by_weights(
-        self, params: Params, frozen: dict, text: ClassFeatures, image: dict, labels
+    @partial(jax.jit, static_argnums=(0, 1))
+    def _right(
+        self,
+        name: str,
+        values: Float[Array, "G ..."],
+        params: Params,
+        frozen: dict,
+        text: ClassFeatures,
+        image: dict,
+        labels: Int[Array, " B"],
     ) -> Int[Array, " G"]:
-        """Correctly classified images for each pair of `GRID`."""
-        logits = self.score(params, frozen, text, image).logits
-        return jnp.stack(
-            [
-                jnp.sum((a * logits["global"] + b * logits["local"]).argmax(-1) == labels)
-                for a, b in GRID
-            ]
-        )
+        """Correctly classified images for each value of a parameter."""
+
+        def right(value):
+            logits = self.score(params | {name: value}, frozen, text, image).logits["fused"]
+            return jnp.sum(logits.argmax(-1) == labels)
+
+        return jax.lax.map(right, values)
 
 
 def _worst(logits: Float[Array, "B C N"], labels: Int[Array, " B"]) -> Float[Array, ""]:

@@ -1,9 +1,10 @@
-"""The weight of SOT-GLP's local branch is chosen by validation accuracy."""
+"""What SOT-GLP chooses by validation accuracy: weights of its logits, and ε."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import Scores
 from sotglp_jax.methods.sotglp import GRID, SotGlp
 from sotglp_jax.optimizers import sgd
@@ -15,8 +16,10 @@ class Given(SotGlp):
     """Has its logits from where the image features would be."""
 
     def score(self, params, frozen, text, image):
-        """As they are."""
-        return Scores(image)
+        """As they are, and their weighted sum."""
+        weights = params["fusion"] if "fusion" in params else params["ensemble"]
+        fused = sum(a * x for a, x in zip(weights, image.values(), strict=True))
+        return Scores(image | {"fused": fused})
 
 
 def batch(of_global, of_local, labels):
@@ -42,6 +45,40 @@ def test_the_better_branch_wins_and_equals_keep_the_trainings_weight():
     assert (1.0, 0.0) in GRID and (0.0, 1.0) in GRID
 
 
+def test_zero_shot_clip_has_a_say_only_where_it_is_needed():
+    method = Given(None, ensemble=True)
+    for learned, plain, better in (
+        (RIGHT, WRONG, False),
+        (WRONG, RIGHT, True),
+        (RIGHT,) * 2 + (False,),
+    ):
+        params = method.finish({}, {}, None, {"val": [batch(learned, plain, RIGHT)]}.get)
+        of_learned, of_plain = params["ensemble"]
+        assert (of_plain > of_learned) == better and (of_plain > 0) == better
+    found = method.summary(params, 10)["ensemble"]
+    assert found == {"learned": 1.0, "zero-shot": 0.0}
+
+
+class Scaled(SotGlp):
+    """Is right where ε is small enough."""
+
+    def score(self, params, frozen, text, image):
+        """One class, or the other."""
+        right = jnp.stack([image["least"] - params["epsilon"], params["epsilon"] - image["least"]])
+        return Scores({"fused": right.T})
+
+
+def test_the_epsilon_with_the_best_validation_accuracy_is_taken():
+    def choose(least, **options):
+        method = Scaled(None, validated_epsilon=True, **options)
+        images = [({"least": np.full(2, least, np.float32)}, np.array([0, 0]))]
+        params = method.finish({}, {}, None, {"val": images}.get)
+        return method.summary(params, 10)["transport"]["epsilon"]
+
+    assert choose(0.02) == pytest.approx(0.01)  # of those below, the nearest to the training's
+    assert choose(2.0) == pytest.approx(0.1) and choose(2.0, epsilon=0.9) == 1.0
+
+
 def test_padding_does_not_count():
     of_global, of_local = choose(0.25, batch([0, 1, 1], [1, 1, 1], [1, -1, -1]))
     assert of_local > of_global
@@ -60,6 +97,9 @@ def test_the_chosen_weights_decide_and_others_look_at_no_image():
     np.testing.assert_array_equal(logits["fused"], phi)
     assert SotGlp(None).finish({"a": 1}, {}, None, None) == {"a": 1}
     assert method.validation == "method.fusion=validated" and not SotGlp(None).validation
+    assert SotGlp(None, ensemble=True).validation == "method.ensemble"
+    with pytest.raises(InputError, match="matching=uniform knows no ε"):
+        SotGlp(None, validated_epsilon=True, matching="uniform")
 
 
 def test_weight_decay_leaves_a_learned_weight_alone():

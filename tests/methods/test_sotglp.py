@@ -17,6 +17,7 @@ from sotglp_jax.methods import prompts
 from sotglp_jax.methods.contract import Moment, masked_mean
 from sotglp_jax.methods.prompts import keep_prompts
 from sotglp_jax.methods.sotglp import ClassFeatures, SotGlp
+from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.optimizers import sgd
 
 NAMES = clips.CASE["names"]
@@ -40,9 +41,10 @@ def image(loaded):
 
 
 def packed(loaded, names, chunk=0):
-    tokens = method(loaded).tokenize(loaded.tokenizer, tuple(names), "")
-    context = np.array([5, 6, 7, 8], np.int32)
-    return {"names": pack(tokens["names"], chunk=chunk), "context": context}
+    of_ensemble = method(loaded, ensemble=True)
+    tokens = of_ensemble.tokenize(loaded.tokenizer, tuple(names), "{}")
+    found = {name: pack(tokens[name], chunk=chunk) for name in ("names", "sentences")}
+    return found | {"context": np.array([5, 6, 7, 8], np.int32)}
 
 
 def method(loaded, **options):
@@ -261,6 +263,28 @@ def test_topk_0_keeps_all_patches(loaded, sim_local):
         rtol=1e-4,
     )
     assert np.isfinite(phi).all()
+
+
+def test_an_ensemble_adds_the_logits_of_zero_shot_clip(loaded, names, image):
+    alone, m = method(loaded), method(loaded, ensemble=True)
+    params = start(alone, loaded, names)
+    plain = scores(ZeroShot(m.towers), {}, loaded, {"names": names["sentences"]}, image)
+    learned = scores(alone, params, loaded, names, image).logits
+    both = scores(m, params | {"ensemble": np.float32([0.5, 2])}, loaded, names, image).logits
+    expected = 0.5 * learned["fused"] + 2 * plain.logits["zero_shot"]
+    np.testing.assert_allclose(both["fused"], expected, atol=2e-4)
+    np.testing.assert_allclose(both["local"], learned["local"], atol=2e-4)
+    step = jax.eval_shape(lambda: m.encode_step(params, loaded.params, names, None))
+    assert step.zero_shot is None  # which no loss sees
+
+
+def test_a_chosen_epsilon_is_that_of_the_plan(loaded, names, image):
+    params = start(method(loaded), loaded, names)
+    chosen = scores(method(loaded), params | {"epsilon": np.float32(0.01)}, loaded, names, image)
+    expected = scores(method(loaded, epsilon=0.01), params, loaded, names, image)
+    np.testing.assert_allclose(chosen.parts["plan"], expected.parts["plan"], rtol=1e-4)
+    usual = scores(method(loaded), params, loaded, names, image)
+    assert np.abs(chosen.parts["plan"] - usual.parts["plan"]).max() > 1e-3
 
 
 def test_a_branch_of_weight_0_has_no_say(loaded, names, image):
