@@ -164,6 +164,7 @@ def defaults() -> ConfigDict:
                 "schedule": "paper",  # or "dassl", see sotglp_jax/schedules.py
                 "warmup_epochs": 0,
                 "warmup_lr": 1e-5,
+                "init_from": "",  # a run whose prompts this one starts from; "": from none
                 "log_every": 10,  # steps
                 "checkpoint_every": 50,  # steps
             },

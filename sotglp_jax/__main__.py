@@ -3,6 +3,7 @@
   sotglp train                    trains on 160 handwritten digits, offline
   sotglp train dataset=/path/to/photos clip=ViT-B/16 method=coop train.lr=0.01
   sotglp train --config=configs/shots.py dataset=eurosat --config.data.root=data
+  sotglp train --from RUN_FOLDER dataset=/path/to/photos-of-more-classes clip=ViT-B/16
   sotglp predict RUN_FOLDER picture.jpg
 
 Settings of train and eval are KEY=VALUE, those with a dot for --config.KEY=VALUE and the others
@@ -78,6 +79,7 @@ def expand(name: str, words: Sequence[str]) -> tuple[str, list[str]]:
 
 def _long(name: str, words: Sequence[str]) -> list[str]:
     """The main command's flags."""
+    words = _with_start(words)
     flags = [word for word in words if word.startswith("-")]
     settings = [word for word in words if not word.startswith("-")]
     for word in settings:
@@ -90,6 +92,20 @@ def _long(name: str, words: Sequence[str]) -> list[str]:
     arg = ",".join(word.replace(",", ",,") for word in named)
     colon = ("," if ":" in config else ":") if arg else ""
     return [f"{config}{colon}{arg}", *(flag for flag in flags if flag not in configs)]
+
+
+def _with_start(words: Sequence[str]) -> list[str]:
+    """The words, --from RUN_FOLDER among them as the setting that it stands for."""
+    found, left = [], iter(words)
+    for word in left:
+        flag, _, folder = word.partition("=")
+        if flag == "--from":
+            folder = folder or next(left, "")
+            if not folder:
+                raise InputError("--from has no run folder behind it: write --from RUN_FOLDER.")
+            word = f"train.init_from={folder}"
+        found.append(word)
+    return found
 
 
 def _chosen_by_name(key: str) -> bool:

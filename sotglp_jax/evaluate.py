@@ -180,6 +180,7 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
             name: _on_target(run, target, mesh, frozen, params)
             for name, target in run.targets.items()
         },
+        **({"start": run.start.about()} if run.start else {}),
         "config": run.settings,
         "clip_path": run.clip.path,
         "learned": run.method.summary(params, len(run.dataset.class_names)),

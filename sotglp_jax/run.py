@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sotglp_jax import clip, methods, workdir
+from sotglp_jax import clip, methods, start, workdir
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import datasets, duplicates, fewshot, loader
 from sotglp_jax.data.sources import Dataset, Source, choose_classes, join
@@ -20,9 +20,10 @@ from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators.ood import MOST as THRESHOLD
 from sotglp_jax.methods.check import Check
-from sotglp_jax.methods.contract import Method, Stage
+from sotglp_jax.methods.contract import Method, Params, Stage
 from sotglp_jax.methods.zeroshot import ZeroShot
 from sotglp_jax.settings import DTYPES, flatten, validate
+from sotglp_jax.start import Start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Run:
       frozen: CLIP's weights, matrices in the precision of the products.
       targets: the same run judged on other data sets or classes, by what the user calls them.
       ood: sets whose test images are to be told from the data set's.
+      start: what the training starts from where that is another run.
     """
 
     config: ConfigDict
@@ -51,6 +53,7 @@ class Run:
     frozen: dict
     targets: dict[str, "Run"] = dataclasses.field(default_factory=dict)
     ood: dict[str, Dataset] = dataclasses.field(default_factory=dict)
+    start: Start | None = None
 
     @property
     def arch(self) -> clip.Architecture:
@@ -181,10 +184,28 @@ def prepare(config: ConfigDict, folder: str = "") -> Run:
         run.check.start(names, run.fixed_texts(), config.train)
     else:
         run.check.init(names)
+    run = dataclasses.replace(run, start=_start(run))
     sources = [dataset.train, dataset.val]
     sources += [one.test for one in (dataset, *others.values(), *ood.values())]
     loader.check_images([_share(source) for source in sources])
     return dataclasses.replace(run, targets=targets, ood=ood)
+
+
+def _start(run: Run) -> Start | None:
+    if not (name := run.config.train.init_from):
+        return None
+    if not run.stages:
+        raise InputError(
+            f"{run.method.title} is not trained step by step, so no other run is a start of it: "
+            "leave out --from."
+        )
+
+    def shapes(method: Method) -> Params:
+        return dataclasses.replace(run.check, method=method).init(run.tokenize(method))
+
+    found = start.load(name, run.method, run.settings, run.dataset.class_names, shapes)
+    start.check(found, run.workdir)
+    return found
 
 
 def describe(run: Run) -> list[str]:
@@ -197,6 +218,7 @@ def describe(run: Run) -> list[str]:
         *_noted(dataset),
         *([f"note: {run.method.title}: {run.unpublished}."] if run.unpublished else []),
         *(f"warning: {warning}" for warning in duplicates.warnings(dataset)),
+        *([run.start.describe()] if run.start else []),
     ]
     for called, target in run.targets.items():
         named = _named(target.dataset.class_names)

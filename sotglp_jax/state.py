@@ -17,7 +17,7 @@ State = dict
 
 
 def init_state(run: Run, frozen: dict, names, step: int = 0) -> State:
-    """The state before the first step, a function of the seed.
+    """The state before the first step, a function of the seed and of what it starts from.
 
     Args:
       run: the run.
@@ -29,6 +29,8 @@ def init_state(run: Run, frozen: dict, names, step: int = 0) -> State:
     name = part_of(found, step).stage.optimizer if found else "sgd"
     optimizer = optimizers.make(name, run.method, run.config.train)
     state = first_state(run.method, optimizer, frozen, names, run.config.seed)
+    if run.start:
+        state["params"] = run.start.begin(run.method, state["params"])
     if any(stage.average for stage in run.stages):
         state["average"] = jax.tree.map(jnp.zeros_like, state["params"])
     return state

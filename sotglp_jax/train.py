@@ -118,6 +118,8 @@ def train(run: Run) -> None:
     """
     mesh = sharding.make_mesh(run.config.mesh)
     workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
+    if run.start:
+        workdir.write(run.workdir / workdir.START, json.dumps(run.start.about(), indent=2) + "\n")
     checkpoints = Checkpoints(run.workdir, create=True)
     whole = sharding.replicated(mesh)
     with jax.set_mesh(mesh):

@@ -27,6 +27,7 @@ from sotglp_jax.settings import differing
 
 CONFIG, IMAGES, CLASSES = "config.json", "train_images.txt", "classes.json"
 PARAMS = "params.safetensors"  # finished, as predictions take them
+START = "start.json"  # of a run that started from another one
 DIVERGED = "diverged.json"  # of a run that stopped at a loss that is not finite
 LOCK = ".lock"  # held by the process that runs in the folder
 # Keys that may differ when a run goes on: they say how it is computed, not what.
@@ -66,7 +67,7 @@ def of(config: ConfigDict, folder: str) -> Path:
 def default_path(config: ConfigDict) -> Path:
     """runs/<dataset>-<clip>-<shots>shot-seed<seed>, or -zeroshot; half and variant at the end.
 
-    A method other than SOT-GLP stands before the shots.
+    A method other than SOT-GLP stands before the shots; what starts from another run is -extended.
     """
     tail = f"{config.shots}shot-seed{config.seed}" if config.shots else "zeroshot"
     if config.shots and config.method.name != "sotglp":
@@ -75,6 +76,8 @@ def default_path(config: ConfigDict) -> Path:
         tail += f"-{config.data.classes}"
     if config.shots and config.variant != "full":
         tail += f"-{config.variant}"
+    if config.train.init_from:
+        tail += "-extended"
     return Path("runs") / f"{subject(config)}-{tail}"
 
 

@@ -40,6 +40,10 @@ class Linear(Method):
         values = optax.softmax_cross_entropy_with_integer_labels(logits["linear"], labels)
         return values, accuracies(logits, labels)
 
+    def on(self, params, labels):
+        """The columns of known classes."""
+        return (self, {k: x[..., jnp.array(labels)] for k, x in params.items()}) if labels else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Staged(Linear):

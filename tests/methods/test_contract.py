@@ -1,5 +1,6 @@
 """What every method of the package keeps and refuses."""
 
+import functools
 import re
 
 import jax
@@ -12,6 +13,7 @@ from sotglp_jax.devices import sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.check import Check
 from sotglp_jax.methods.contract import PADDING, Method, Moment, masked_mean
+from sotglp_jax.start import Start
 
 NAMES = ("cat", "dog", "annual_crop_land", "tree", "sea")
 WORDS = "a photo of a"
@@ -141,6 +143,31 @@ def test_parameters_of_classes_are_for_them_alone(loaded, name):
     options = CLASSES.get(name, {})
     method, params = make(loaded, name, **options), start(loaded, name, **options)
     assert (method.on(params, ()) is None) == (name in CLASSES)
+
+
+KNOWN, THEIRS, NEW = (0, 1, 4), (1, 2, 0), (2, 3)  # of `NAMES`, in another run, and not in it
+
+
+@pytest.mark.parametrize("name", sorted({*methods.NAMES, "shared coop"} - {"zeroshot"}))
+def test_another_run_is_a_start_for_the_classes_of_both(loaded, name):
+    options, rng = CLASSES.get(name, {}), np.random.default_rng(0)
+    name, method = name.split()[-1], make(loaded, name.split()[-1], **options)
+
+    def draw(names):
+        shapes = start(loaded, name, names, **options)
+        return jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)
+
+    theirs, ours = draw(("sea", "cat", "dog", "owl")), draw(NAMES)
+    begun, afresh = (
+        Start("run", "", theirs, labels, {}).begin(method, ours)
+        for labels in ((1, 2, None, None, 0), (None,) * 5)
+    )
+    same = functools.partial(jax.tree.map, np.testing.assert_array_equal)
+    same(method.on(begun, KNOWN)[1], method.on(theirs, THEIRS)[1])
+    for key, of_new in method.on(ours, NEW)[1].items():
+        own = np.shape(of_new) != np.shape(ours[key])  # a class's, or else all classes'
+        same(method.on(begun, NEW)[1][key], of_new if own else theirs[key])
+        same(afresh[key], ours[key] if own else theirs[key])
 
 
 # Draws of every image depend on their number.
