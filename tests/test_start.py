@@ -15,7 +15,7 @@ from sotglp_jax.errors import InputError
 from sotglp_jax.run import describe, prepare
 from sotglp_jax.state import init_state
 
-pytestmark = pytest.mark.usefixtures("ended")
+pytestmark = pytest.mark.usefixtures("compiled", "ended")
 
 
 def make_run(clip_folder, folder, start="", method="fakes:Staged", **settings):
