@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sotglp_jax import clip, methods, start, workdir
 from sotglp_jax.clip.tokenizer import Tokens
 from sotglp_jax.data import datasets, duplicates, fewshot, loader
-from sotglp_jax.data.sources import Dataset, Source, choose_classes, join
+from sotglp_jax.data.sources import Dataset, Source, choose_classes, with_joint_train
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.devices import memory, sharding
 from sotglp_jax.errors import InputError
@@ -103,10 +103,14 @@ class Run:
 
     def tokenize(self, method: Method) -> Any:
         """The data set's class names, or zero-shot CLIP's sentences of them, on the host."""
-        dataset = self.dataset
-        if dataset.sentences and isinstance(method, ZeroShot):
-            return method.tokenize_sentences(self.clip.tokenizer, dataset.sentences)
-        return method.tokenize(self.clip.tokenizer, dataset.class_names, dataset.template)
+        dataset, tokenizer = self.dataset, self.clip.tokenizer
+        found = method.tokenize(tokenizer, dataset.class_names, dataset.template)
+        if not dataset.sentences:
+            return found
+        own = ZeroShot(method.towers).tokenize_sentences(tokenizer, dataset.sentences)
+        if isinstance(method, ZeroShot):
+            return own
+        return found | {"zero_shot": own} if "zero_shot" in found else found
 
     @property
     def train(self) -> Source:
@@ -296,7 +300,8 @@ def with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
     train, val = dataset.train.take(()), dataset.val.spread(THRESHOLD)
     method = methods.make(config.method, towers=None)
     if method.learns:
-        data, pools = config.data, _pools(dataset, config.data.pool)
+        data = config.data
+        pools = dataset if data.pool == "train" else with_joint_train(dataset)
         train, val = fewshot.sample(pools, config.shots, config.seed, data.sampler, data.renumber)
     if method.validation and not len(val):
         raise InputError(
@@ -305,14 +310,6 @@ def with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
             "data.pool."
         )
     return _classes(dataclasses.replace(dataset, train=train, val=val), config.data.classes)
-
-
-def _pools(dataset: Dataset, which: str) -> Dataset:
-    """The data set with what training shots are drawn from for its training part."""
-    if which == "train":
-        return dataset
-    joined = join(dataset.train, dataset.val)
-    return dataclasses.replace(dataset, train=joined, val=dataset.val.take(()))
 
 
 def _target(config: ConfigDict, whole: Dataset, name: str) -> Dataset:

@@ -62,7 +62,9 @@ def aircraft(entry: Entry, name: str, folder: Path, root: Path) -> Dataset | Non
         part: _variants(folder, folder.parent / f"images_variant_{part}.txt", names)
         for part in ("train", "val", "test")
     }
-    return Dataset(name, names, entry.template, **parts)
+    both = folder.parent / "images_variant_trainval.txt"
+    order = _variants(folder, both, names).names if both.is_file() else ()
+    return Dataset(name, names, entry.template, **parts, joint_order=order)
 
 
 def _variants(folder: Path, path: Path, names: tuple[str, ...]) -> Source:

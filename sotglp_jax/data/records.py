@@ -191,6 +191,7 @@ def _write_ours(directory, dataset: Dataset, parts: dict[str, Source]) -> None:
         "class_ids": dataset.class_ids,
         "template": dataset.template,
         "upright": dataset.test.read.upright,
+        "joint_order": dataset.joint_order,
         "parts": {p: {"names": s.names, "labels": s.labels} for p, s in parts.items()},
     }
     (directory / OURS).write_text(json.dumps(ours), "utf-8")
@@ -209,4 +210,6 @@ def _ours(directory) -> Dataset | None:
     empty = next(iter(sources.values())).take(())
     parts = {"train": empty, "val": empty} | sources
     names, ids = tuple(ours["class_names"]), tuple(ours["class_ids"])
-    return Dataset(ours["name"], names, ours["template"], **parts, class_ids=ids)
+    # Shards of an earlier version do not say the order.
+    order = {"joint_order": tuple(ours.get("joint_order", ()))}
+    return Dataset(ours["name"], names, ours["template"], **parts, class_ids=ids, **order)

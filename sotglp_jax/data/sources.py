@@ -110,6 +110,8 @@ class Dataset:
         the names where a data set has nothing better.
       notes: what its user should know of how it was found, a line each.
       sentences: of every class, what zero-shot CLIP reads of it; () is its name in the template.
+      joint_order: names of the images of train and val in the order of a list of both, where the
+        data set comes with one.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Dataset:
     class_ids: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sentences: tuple[tuple[str, ...], ...] = ()
+    joint_order: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.class_ids:
@@ -171,6 +174,14 @@ def join(*sources: Source) -> Source:
     )
     origin = " and ".join(dict.fromkeys(source.origin for source in sources))
     return Source(read, tuple(itertools.chain(*keys)), tuple(names), tuple(labels), origin)
+
+
+def with_joint_train(dataset: Dataset) -> Dataset:
+    """The data set whose training part has the validation images too, in the joint order if any."""
+    joint = join(dataset.train, dataset.val)
+    places = {name: i for i, name in enumerate(dataset.joint_order)}
+    order = sorted(range(len(joint)), key=lambda i: places.get(joint.names[i], len(places)))
+    return dataclasses.replace(dataset, train=joint.take(order), val=dataset.val.take(()))
 
 
 def choose_classes(dataset: Dataset, labels: range) -> Dataset:

@@ -211,6 +211,9 @@ class Method:
     def tokenize(self, tokenizer: Tokenizer, class_names: tuple[str, ...], template: str) -> Any:
         """A tree with the class names as `Tokens`, on the host; see `encode_classes`.
 
+        A method that wants what zero-shot CLIP reads has that at "zero_shot": the data set may know
+        better sentences.
+
         Args:
           tokenizer: CLIP's.
           class_names: as the data set has them.

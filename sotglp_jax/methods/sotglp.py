@@ -250,7 +250,7 @@ class SotGlp(Method):
             "context": np.array(context, np.int32),
         }
         if self.ensemble:
-            found["sentences"] = self._plain.tokenize(tokenizer, class_names, template)["names"]
+            found["zero_shot"] = self._plain.tokenize(tokenizer, class_names, template)
         return found
 
     def text_tokens(self, length: int) -> int:
@@ -308,8 +308,8 @@ class SotGlp(Method):
         text = self._prompted(params, frozen, names)
         if not self.ensemble:
             return text
-        sentences = self._plain.encode_classes({}, frozen, {"names": names["sentences"]})
-        return text.replace(zero_shot=sentences)
+        plain = self._plain.encode_classes({}, frozen, names["zero_shot"])
+        return text.replace(zero_shot=plain)
 
     def encode_step(
         self, params: Params, frozen: dict, names: dict, moment: Moment

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sotglp_jax.data import catalog, datasets, digits, imagenet, names
 from sotglp_jax.data.check import check
-from sotglp_jax.data.sources import Dataset
+from sotglp_jax.data.sources import Dataset, with_joint_train
 from sotglp_jax.errors import InputError
 
 
@@ -196,6 +196,12 @@ def test_aircraft_reads_its_variant_files(tmp_path, monkeypatch):
     expect(monkeypatch, "fgvc_aircraft", (2, 2, 2))
     data = datasets.resolve("fgvc_aircraft", root=str(tmp_path))
     assert data.class_names == ("A300B4", "C-130") and data.test.labels == (1, 0)
+    assert [f"000{i}.jpg" for i in range(4)] == [*with_joint_train(data).train.names]
+    lines = "".join(f"000{i} {('C-130', 'A300B4')[i % 2]}\n" for i in (2, 0, 3, 1))
+    (folder / "images_variant_trainval.txt").write_text(lines)
+    joint = with_joint_train(datasets.resolve("fgvc_aircraft", root=str(tmp_path)))
+    assert joint.train.names == ("0002.jpg", "0000.jpg", "0003.jpg", "0001.jpg")
+    assert joint.train.labels == (1, 1, 0, 0) and not len(joint.val)
     (folder / "images_variant_val.txt").unlink()
     assert "images_variant_val.txt is missing" in refusal("fgvc_aircraft", root=str(tmp_path))
 

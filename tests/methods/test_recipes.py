@@ -1,7 +1,9 @@
-"""What recipe official of SOT-GLP decides past the method's options; draws are in test_data."""
+"""What recipe official of SOT-GLP decides past the method's options, and what an ensemble reads."""
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 
 from sotglp_jax.configs import common
@@ -29,6 +31,17 @@ def test_the_zero_shot_sentence_has_no_full_stop_and_keeps_underscores(tmp_path)
     assert same_sentences(config, tmp_path, "annual crop.", "tree.")
     alone = common.make(method="zeroshot", recipe="official")
     assert alone.method.keep_underscores and not alone.data.full_stop
+
+
+def test_an_ensemble_reads_what_zero_shot_clip_reads(tmp_path):
+    run = prepare(common.make(variant="ensemble", shots=1), str(tmp_path))
+    several = tuple((x, f"some {x}")[: 1 + (x == "tree")] for x in NAMES)
+    for sentences in ((), several):
+        dataset = dataclasses.replace(run.dataset, class_names=NAMES, sentences=sentences)
+        one = dataclasses.replace(run, dataset=dataset)
+        ours, theirs = one.tokenize(one.method)["zero_shot"], one.tokenize(*one.baseline)
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert "places" in ours
 
 
 def test_a_set_below_one_batch_is_refused_since_it_would_not_be_trained(tmp_path):

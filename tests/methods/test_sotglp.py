@@ -43,8 +43,9 @@ def image(loaded):
 def packed(loaded, names, chunk=0):
     of_ensemble = method(loaded, ensemble=True)
     tokens = of_ensemble.tokenize(loaded.tokenizer, tuple(names), "{}")
-    found = {name: pack(tokens[name], chunk=chunk) for name in ("names", "sentences")}
-    return found | {"context": np.array([5, 6, 7, 8], np.int32)}
+    plain = {"names": pack(tokens["zero_shot"]["names"], chunk=chunk)}
+    context = np.array([5, 6, 7, 8], np.int32)
+    return {"names": pack(tokens["names"], chunk=chunk), "context": context, "zero_shot": plain}
 
 
 def method(loaded, **options):
@@ -268,7 +269,7 @@ def test_topk_0_keeps_all_patches(loaded, sim_local):
 def test_an_ensemble_adds_the_logits_of_zero_shot_clip(loaded, names, image):
     alone, m = method(loaded), method(loaded, ensemble=True)
     params = start(alone, loaded, names)
-    plain = scores(ZeroShot(m.towers), {}, loaded, {"names": names["sentences"]}, image)
+    plain = scores(ZeroShot(m.towers), {}, loaded, names["zero_shot"], image)
     learned = scores(alone, params, loaded, names, image).logits
     both = scores(m, params | {"ensemble": np.float32([0.5, 2])}, loaded, names, image).logits
     expected = 0.5 * learned["fused"] + 2 * plain.logits["zero_shot"]
