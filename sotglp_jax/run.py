@@ -241,6 +241,14 @@ def describe(run: Run) -> list[str]:
     return lines
 
 
+def plan(run: Run) -> str:
+    """A line on what a run is about to do, and where what comes of it is to be found."""
+    steps = f"{run.total_steps} training steps of {run.config.train.batch_size} images"
+    passes = sum(stage.passes for stage in run.stages)
+    tested = f"then {len(run.dataset.test)} test images"
+    return f"plan: {steps} ({passes} times all shots), {tested}; all into {run.workdir}"
+
+
 def _noted(dataset: Dataset) -> list[str]:
     lines = [f"note: {note}" for note in dataset.notes]
     judged = set(dataset.test.labels)

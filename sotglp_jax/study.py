@@ -19,7 +19,7 @@ from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
 from sotglp_jax.paths import local
 from sotglp_jax.reports import tables
-from sotglp_jax.run import describe, prepare
+from sotglp_jax.run import describe, plan, prepare
 from sotglp_jax.settings import CHOSEN_BY_NAME, defaults, differing, flatten, unflatten
 
 
@@ -40,7 +40,8 @@ def run_one(config: ConfigDict, folder: str, mode: str) -> None:
     with workdir.alone(workdir.of(config, folder)), _too_large_said():
         run = hosts.together(lambda: prepare(config, folder))
         if hosts.first():
-            print(*describe(run), sep="\n", flush=True)
+            plans = [plan(run)] if mode == "train" and run.stages else []
+            print(*describe(run), *plans, sep="\n", flush=True)
         if mode == "train" and run.stages:
             train(run)
         else:

@@ -25,6 +25,7 @@ from sotglp_jax.run import Run
 from sotglp_jax.schedules import learning_rate
 from sotglp_jax.state import State, init_state, restore
 
+TIMED = 4  # first steps, of which all but the first say how long the others take
 RISE = 0.1  # nats that a mean loss may rise by chance
 
 
@@ -151,7 +152,7 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
     )
     before, began = meta["train_seconds"], time.monotonic()
     stages = parts(run.stages, run.steps_per_epoch)
-    programs = {}  # by the stage and the turn
+    programs, pace = {}, _Pace(start, total)  # programs by the stage and the turn
     with (
         contextlib.closing(_Recorder(run, start)) as recorder,
         Interruption() as interruption,
@@ -172,6 +173,8 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
             state, metrics = program(state, frozen, names, batch)
             recorder.add(step, part, metrics)
             bar.update()
+            if said := pace.after(step, metrics):
+                bar.write(said)
             stop = interruption.requested() or step == total
             if stop or step % config.log_every == 0 or step % config.checkpoint_every == 0:
                 bar.set_postfix(recorder.write(checkpoints))
@@ -205,6 +208,25 @@ def risen(losses: Sequence[float]) -> bool:
         return False
     first, *_, last = means = [np.mean(part) for part in np.array_split(losses, 4)]
     return bool(last - min(means) > max(RISE, (first - min(means)) / 4))
+
+
+class _Pace:
+    """Says after a few steps how long the others take."""
+
+    def __init__(self, start: int, total: int):
+        self._start, self._total, self._began = start, total, 0.0
+
+    def after(self, step: int, metrics: dict) -> str:
+        """Returns a sentence after the last of the steps that are timed, else ""."""
+        done, left = step - self._start, self._total - step
+        if done not in (1, TIMED) or not left or not hosts.first():
+            return ""
+        jax.block_until_ready(metrics)
+        if done == 1:  # which waited for images to be read
+            self._began = time.monotonic()
+            return ""
+        minutes, seconds = divmod(round((time.monotonic() - self._began) / (TIMED - 1) * left), 60)
+        return f"about {minutes}:{seconds:02} for the {left} steps that are left, by the first ones"
 
 
 class _Recorder:

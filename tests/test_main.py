@@ -71,6 +71,8 @@ def test_a_run_folder_holds_everything(finished):
     assert {f"accuracy_{k}" for k in ("fused", "global", "local")} <= set(lines[0])
     assert {"images_per_second", "remaining_seconds"} <= set(lines[0])
     assert "zero-shot CLIP" in out and str(workdir) in out and "quick_gelu" in out
+    assert "plan: 60 training steps of 32 images (12 times all shots), then 897 test images" in out
+    assert re.search(r"^about \d+:\d\d for the 56 steps that are left", out, re.MULTILINE)
     shown = r"step (\d+) of 60, loss [\d.]+, accuracy \d+%, \d+ images/s, \d+:\d\d left"
     steps = [int(step) for step in re.findall(shown, err)]
     assert (steps[0], steps[-1]) == (5, STEPS)
