@@ -8,7 +8,7 @@ from sotglp_jax import methods
 from sotglp_jax.errors import InputError
 
 KEYS = {"dataset": str, "shots": int, "seed": int, "clip": str, "method": str, "recipe": str}
-KEYS |= {"variant": str, "targets": str}
+KEYS |= {"variant": str, "targets": str, "unknown": str}
 
 
 def get_config(arg: str = "", protocol: str = "few_shot") -> ConfigDict:
@@ -20,8 +20,9 @@ def get_config(arg: str = "", protocol: str = "few_shot") -> ConfigDict:
     """
     given = parse(arg)
     targets = tuple(filter(None, given.pop("targets", "").split("+")))
+    unknown = tuple(filter(None, [given.pop("unknown", "")]))
     config = make(**given, protocol=protocol)
-    config.targets = targets
+    config.targets, config.ood.sets = targets, unknown
     return config
 
 
@@ -148,8 +149,10 @@ def defaults() -> ConfigDict:
             },
             # Image features on disk: views per training image, 0 for none; "": the user's cache.
             "cache": {"views": 0, "folder": ""},
-            # Sets to be told from the test images, and the temperature of MCM.
-            "ood": {"sets": (), "temperature": 1.0},
+            # Sets to be told from the test images (behind the config file, unknown=FOLDER is one),
+            # the temperature of MCM, and what chooses the threshold of predictions: "recall", that
+            # of 95 % of the validation images, or "unknown", the sets.
+            "ood": {"sets": (), "temperature": 1.0, "threshold": "recall"},
             "text": {"chunk": 0},  # classes per pass of the text tower; 0: as memory allows
             "eval": {"batch_size": 64},
             "method": {},  # its name and its options: sotglp_jax/methods

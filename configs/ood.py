@@ -18,7 +18,7 @@ SETS = {"digits": tuple(KINDS), "imagenet": tuple(OOD)}
 def get_config(arg: str = "") -> ConfigDict:
     """The shared configuration with the drawn sets for the digits, and the field's for all else."""
     config = common.get_config(arg)
-    config.ood.sets = SETS.get(config.dataset, SETS["imagenet"])
+    config.ood.sets = config.ood.sets or SETS.get(config.dataset, SETS["imagenet"])
     if not config.method.get("local", "value"):
         config.method.local = "value"  # the patches of the published rows of GL-MCM
     return config

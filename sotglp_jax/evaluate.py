@@ -194,15 +194,16 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
     _keep_mistakes(observer, predictions)
     if run.method.learns:
         workdir.write_tensors(run.workdir / workdir.PARAMS, params)
+    outside = {name: observer.collect(x.test, name)[1]["ood"] for name, x in run.ood.items()}
     if "single" in seen["ood"]:
-        results["ood_threshold"] = _threshold(run, observer, seen["ood"])
+        results["ood_threshold"] = _threshold(run, observer, seen["ood"], outside)
     if pictures:
         flagged = seen["ood"]["single"] < results["ood_threshold"]["value"]
         answers = _answers(run, predictions, flagged, list(shown))
         examples = maps.examples(run.dataset, shown, pictures, answers, run.resize)
         workdir.write_arrays(run.workdir / maps.FILE, **maps.arrays(examples))
     if run.ood:
-        results["ood"] = _detect(run, observer, seen["ood"])
+        results["ood"] = _detect(run, seen["ood"], outside)
     results["seconds"]["test"] = time.monotonic() - began
     workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
     print(tables.of_run(results))
@@ -297,37 +298,72 @@ def _on_target(run: Run, target: Run, mesh: Mesh, frozen: dict, params: Params) 
     }
 
 
-def _detect(run: Run, observer: Observer, inside: dict) -> dict:
-    """Results of out-of-distribution detection; all scores go into ood_scores.npz."""
+def _detect(run: Run, inside: dict, outside: dict[str, dict]) -> dict:
+    """Results of out-of-distribution detection; all scores go into ood_scores.npz.
+
+    Args:
+      run: the run.
+      inside: what `detection.compute` gave of the test images.
+      outside: the same of every set in `run.ood`.
+    """
     classes = len(run.dataset.class_names)
     scores = {"test": detection.collect(inside, classes)}
-    for name, outside in run.ood.items():
-        found = observer.collect(outside.test, name)[1]["ood"]
-        scores[name] = detection.collect(found, classes)
+    scores |= {name: detection.collect(found, classes) for name, found in outside.items()}
     arrays = {f"{s}/{k}": x for s, named in scores.items() for k, x in named.items()}
     workdir.write_arrays(run.workdir / "ood_scores.npz", **arrays)
-    found = detection.evaluate(scores["test"], {name: scores[name] for name in run.ood})
+    found = detection.evaluate(scores["test"], {name: scores[name] for name in outside})
     images = {"test": len(run.dataset.test)} | {n: len(x.test) for n, x in run.ood.items()}
-    temperature = run.config.ood.temperature
-    about = {"temperature": temperature, "local": observer.methods[0].local}
+    about = {"temperature": run.config.ood.temperature, "local": run.method.local}
     return {**about, "images": images, "scores": dict(found)}
 
 
-def _threshold(run: Run, observer: Observer, inside: dict) -> dict:
-    """The OOD score that 95 % of the validation images reach; of test images without any.
+def _threshold(run: Run, observer: Observer, inside: dict, outside: dict[str, dict]) -> dict:
+    """The OOD score below which predictions flag an image, and how well it does.
 
-    Of a few images 5 % are one or none, so their threshold is a rough one: beside it stand the
-    share that passes with its interval, and the scores, of which another recall makes another.
+    It is chosen on validation images, on test images where there are none. Of a few images 5 % are
+    one or none, so their threshold is a rough one: beside it stand the share that passes with its
+    interval, and the scores, of which another recall makes another. With ood.threshold=unknown
+    every second image of the sets has a say, and the others tell how many are flagged.
+
+    Args:
+      run: the run.
+      observer: looks at the validation images.
+      inside: what `detection.compute` gave of the test images.
+      outside: the same of every set in `run.ood`.
     """
     part, values = "test", inside["single"][:: -(-len(inside["single"]) // detection.MOST)]
     if len(run.dataset.val):
         part, source = "val", run.dataset.val.spread(detection.MOST)
         values = observer.collect(source, "threshold")[1]["ood"]["single"]
-    score = {"score": detection.single_name(inside), "local": run.method.local}
+    others, chosen = {name: x["single"] for name, x in outside.items()}, run.config.ood.threshold
     value = ood.threshold(values)
+    if chosen == "unknown":
+        value = ood.separating(values, np.concatenate([x[::2] for x in others.values()]))
+        others = {name: x[1::2] if len(x) > 1 else x for name, x in others.items()}
     share, low, high = ood.passing(values, value)
-    about = {"part": part, "images": len(values), "passing": share, "interval": [low, high]}
-    return {**score, "value": value, **about, "scores": np.sort(values).tolist()}
+    return {
+        "score": detection.single_name(inside),
+        "local": run.method.local,
+        "value": value,
+        "chosen": chosen,
+        "part": part,
+        "images": len(values),
+        "passing": share,
+        "interval": [low, high],
+        "unknown": {name: _told(inside["single"], x, value) for name, x in others.items()},
+        "scores": np.sort(values).tolist(),
+    }
+
+
+def _told(inside: np.ndarray, outside: np.ndarray, limit: float) -> dict:
+    """How well images of a set are told from the test images by their score."""
+    area = ood.auroc(inside, outside)
+    return {
+        "images": len(outside),
+        "flagged": float(np.mean(outside < limit)),
+        "auroc": area,
+        "separates": ood.separates(area, len(inside), len(outside)),
+    }
 
 
 def describe(run: Run) -> dict:

@@ -21,6 +21,7 @@ CHOICES = {
     "data.pool": ("train", "train+val"),
     "data.classes": ("all", "base", "new"),
     "train.drop_last": tuple(loader.STEPS),
+    "ood.threshold": ("recall", "unknown"),
     "train.schedule": tuple(SCHEDULES),
 }
 LEAST = {
@@ -62,6 +63,11 @@ def validate(config: ConfigDict) -> None:
     methods.make(config.method, towers=None)
     if not config.ood.temperature > 0:
         raise InputError("ood.temperature must be above 0: 1 is the paper's.")
+    if config.ood.threshold == "unknown" and not config.ood.sets:
+        raise InputError(
+            "ood.threshold=unknown needs pictures of none of the classes: name a folder of them "
+            "with unknown=FOLDER behind the config file."
+        )
     for name in config.ood.sets:
         if name in RESERVED:
             raise InputError(

@@ -238,4 +238,6 @@ def _answers(results: dict, config: ConfigDict) -> bool:
         return same
     judged = results.get("ood", {"images": (), "temperature": None})
     there = set(config.ood.sets) <= set(judged["images"])
-    return there and judged["temperature"] == config.ood.temperature
+    chosen = results.get("ood_threshold", {}).get("chosen", "recall")
+    same = judged["temperature"] == config.ood.temperature
+    return there and same and chosen == config.ood.threshold

@@ -44,6 +44,7 @@ EXECUTION = (
     "targets",
     "ood.sets",
     "ood.temperature",
+    "ood.threshold",
 )
 PACKAGES = (
     "sotglp_jax",

@@ -17,11 +17,12 @@ from sotglp_jax.reports import gallery, grids, paper
 from sotglp_jax.reports.figures import Picture, legend, panels_of, slug, styles_of
 from sotglp_jax.reports.paper import ACCURACY, METHOD, Cell, Table
 from sotglp_jax.reports.results import Result, grouped, mains, methods
-from sotglp_jax.reports.tables import score_title
+from sotglp_jax.reports.tables import score_title, threshold_lines
 
 SCORES = "ood_scores.npz"  # in a run folder
 SHOWN = 12  # classes of a table
 FEWEST = 10  # images of a bin of the reliability curve, or it would say nothing
+OTHERS = ("#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933")  # sets
 ONE = "A report of another run's folder shows that run."
 
 
@@ -208,7 +209,7 @@ def _images(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
 
 
 def _scores(one: Seen) -> Iterator[Picture]:
-    """Draws a histogram of each score of the chosen run, with the threshold."""
+    """Draws a histogram of each score of the chosen run, with the threshold, and its ROC curve."""
     result = one.chosen[1]
     path = result.folder / SCORES
     if "ood" not in result.contents or not path.exists():
@@ -216,26 +217,52 @@ def _scores(one: Seen) -> Iterator[Picture]:
     with workdir.read_arrays(path) as found:
         arrays = found
     names = list(result.contents["ood"]["scores"])
-    figure, panels = panels_of(len(names))
-    for axes, name in zip(panels, names, strict=True):
+    (histograms, above), (curves, below) = panels_of(len(names)), panels_of(len(names))
+    for upper, lower, name in zip(above, below, names, strict=True):
         sets = {key.rpartition("/")[0]: x for key, x in arrays.items() if key.endswith(f"/{name}")}
-        _histogram(axes, sets)
-        axes.set(xlabel=score_title(result.contents, name), ylabel="share of the images in %")
-    legend(figure)
+        title = score_title(result.contents, name)
+        _histogram(upper, sets)
+        upper.set(xlabel=title, ylabel="share of the images in %")
+        _curves(lower, sets)
+        lower.set(title=title, xlabel="other images let through in %", ylabel="test images in %")
     what = (
         "scores of the test images (filled) and of other sets. Right of the dashed line are "
         f"{100 * detection.RECALL:g} % of the test images; what else is there is taken for one of "
         "them."
     )
-    title = "Scores in and out of distribution"
-    yield _picture("scores", title, one, one.caption(what), figure)
+    what += "".join(f" {line.strip()}." for line in threshold_lines(result.contents))
+    curve = (
+        "images let through by every threshold. At 95 % of the test images (dashed) a curve gives "
+        "FPR95, the area below it is AUROC, and on the diagonal a score says nothing."
+    )
+    for name, title, said, figure in (
+        ("scores", "Scores in and out of distribution", what, histograms),
+        ("roc", "Images in and out of distribution, by the threshold", curve, curves),
+    ):
+        legend(figure)
+        yield _picture(name, title, one, one.caption(said), figure)
+
+
+def _curves(axes: Axes, sets: Mapping[str, np.ndarray]) -> None:
+    """Draws the ROC curve of every set against the test images."""
+    from sklearn.metrics import roc_curve
+
+    inside, colours = sets["test"], iter(OTHERS)
+    for name, outside in sets.items():
+        if name != "test":
+            labels = np.repeat([1, 0], [len(inside), len(outside)])
+            false, true, _ = roc_curve(labels, np.concatenate([inside, outside]))
+            style = {"color": next(colours, "#8A8A8A"), "linewidth": 1.3, "label": name}
+            axes.plot(100 * false, 100 * true, **style)
+    axes.plot([0, 100], [0, 100], color="#8A8A8A", linewidth=1)
+    axes.axhline(100 * detection.RECALL, color="black", linestyle="--", linewidth=1)
 
 
 def _histogram(axes: Axes, sets: Mapping[str, np.ndarray]) -> None:
     inside = sets["test"]
     low, high = (f(x.min() if f is min else x.max() for x in sets.values()) for f in (min, max))
     edges = np.linspace(low, high if high > low else low + 1, 31)
-    colours = iter(("#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933"))
+    colours = iter(OTHERS)
     for name, values in sets.items():
         options = {"weights": np.full(len(values), 100 / len(values)), "bins": edges}
         if name == "test":

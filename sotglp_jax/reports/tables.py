@@ -39,7 +39,7 @@ def of_run(results: dict) -> str:
         lines += _accuracy_lines(results["method"], target["accuracy"])
         lines += [f"  {target['note']}"] if target["note"] else []
     if "ood" in results:
-        lines += _detection_lines(results)
+        lines += [*_detection_lines(results), *threshold_lines(results)]
     return "\n".join(lines)
 
 
@@ -120,6 +120,31 @@ def _detection_lines(results: dict) -> list[str]:
         written = "".join(f"{cell:>16}" for cell in cells)
         title = score_title(results, name)
         lines.append(f"  {title:<30}{written}{found['threshold']:>12.4g}")
+    return lines
+
+
+def threshold_lines(results: Mapping) -> list[str]:
+    """Writes what the threshold of predictions lets through, of the classes and of unknown images.
+
+    Args:
+      results: contents of a `results.json` file.
+    """
+    kept = results.get("ood_threshold", {})
+    if not kept.get("unknown"):
+        return []
+    low, high = (100 * x for x in kept["interval"])
+    images = f"{kept['images']} {'validation' if kept['part'] == 'val' else 'test'} images"
+    how = {"recall": "at 95 % recall", "unknown": "chosen on half of the unknown images"}
+    lines = [
+        f"threshold of predictions, {how[kept['chosen']]}: {kept['value']:.4g}; it lets through "
+        f"{100 * kept['passing']:.1f} % of {images}, so {low:.1f} to {high:.1f} % of others like "
+        "them (95 % interval)"
+    ]
+    for name, one in kept["unknown"].items():
+        said = f"{100 * one['flagged']:.1f} % of {counted(one['images'], 'image')} flagged"
+        if not one["separates"]:
+            said = f"the scores do not separate: AUROC {100 * one['auroc']:.0f} %; {said}"
+        lines.append(f"  {name}: {said}")
     return lines
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from sotglp_jax import clip
+from sotglp_jax import clip, settings
+from sotglp_jax.configs import common
 from sotglp_jax.data import datasets, drawn
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import detection as ood
@@ -83,6 +84,33 @@ def test_the_interval_of_a_threshold_holds_the_share_of_other_images():
         _, low, high = ood.passing(scores, limit)
         held += low <= 1 - limit <= high
     assert held >= 0.94 * 300
+
+
+def test_the_separating_threshold_is_the_best_of_all():
+    for name in CASES:
+        inside, outside = CASES[name]
+        gains = {x: np.mean(inside >= x) - np.mean(outside >= x) for x in np.sort(inside)}
+        best = ood.separating(inside, outside)
+        assert gains[best] == pytest.approx(max(gains.values()))
+    assert ood.separating(*CASES["separate"]) == 100.0
+
+
+def test_scores_separate_where_their_area_is_not_one_of_chance():
+    draw, found = np.random.default_rng(0), 0
+    for _ in range(400):
+        inside, outside = draw.normal(size=40), draw.normal(size=25)
+        found += ood.separates(ood.auroc(inside, outside), 40, 25)
+    assert 1 <= found <= 20  # one in 40
+    assert ood.separates(0.6, 400, 400) and not ood.separates(0.6, 10, 10)
+    assert not ood.separates(0.48, 10_000, 10_000)
+
+
+def test_unknown_images_are_named_in_the_short_form():
+    config = common.get_config("dataset=digits,unknown=/some/folder")
+    assert config.ood.sets == ("/some/folder",) and config.ood.threshold == "recall"
+    config.ood.update(sets=(), threshold="unknown")
+    with pytest.raises(InputError, match="name a folder of them with unknown=FOLDER"):
+        settings.validate(config)
 
 
 @pytest.mark.parametrize("recall", [0.0, -1.0, 1.01, 95.0, float("nan")])

@@ -23,6 +23,7 @@ from sotglp_jax.configs import common
 from sotglp_jax.data import digits, pictures
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
+from sotglp_jax.evaluators import detection
 from sotglp_jax.trained import finished
 from sotglp_jax.trained.classifier import bucket
 
@@ -47,7 +48,17 @@ def run(tmp_path_factory):
     pixels = {"resize_mode": "squash", "interpolation": "bilinear"}
     stated = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": pixels}
     own = clips.write(folder / "clip", json.dumps(stated))
-    return trained(own, folder / "run", **{"method.iterations": 2})
+    changes = {"method.iterations": 2, "ood.sets": (unknown(folder),)}
+    return trained(own, folder / "run", **changes)
+
+
+def unknown(folder):
+    """A folder of pictures of none of the classes."""
+    (folder / "unknown").mkdir()
+    for i in range(9):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "unknown" / f"{i}.png")
+    return str(folder / "unknown")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +111,14 @@ def test_a_run_predicts_what_it_was_evaluated_to(run, classifier):
     assert results["protocol"]["pixels"].endswith("; both sides resized to 32 by bilinear")
     np.testing.assert_array_equal(found.is_ood, found.ood_score < found.threshold)
     assert found.maps is None
+
+
+def test_unknown_pictures_are_flagged_as_the_evaluation_says(run, classifier):
+    kept = json.loads((run / "results.json").read_text())["ood_threshold"]
+    (told,) = kept["unknown"].values()
+    assert kept["chosen"] == "recall" and told["images"] == 9
+    found = classifier(sorted((run.parent / "unknown").iterdir()))
+    assert found.is_ood.mean() == told["flagged"]
 
 
 def test_a_threshold_is_of_the_recall_that_is_asked_for(run, classifier, exported):
@@ -259,6 +278,7 @@ def test_a_setting_that_is_newer_than_a_run_has_its_default(run, tmp_path):
 def test_a_zero_shot_run_classifies_by_its_sentences(clip_folder, tmp_path):
     (tmp_path / "names.json").write_text(json.dumps({"one": "1", "two": ["two", "pair", "2"]}))
     named = {"data.names": str(tmp_path / "names.json")}
+    named |= {"ood.sets": (unknown(tmp_path),), "ood.threshold": "unknown"}
     folder = trained(clip_folder, tmp_path / "run", "zeroshot", **named)
     classifier = Classifier.load(folder)
     assert classifier.class_names[:3] == ("zero", "1", "two")
@@ -269,9 +289,14 @@ def test_a_zero_shot_run_classifies_by_its_sentences(clip_folder, tmp_path):
     assert right == pytest.approx(results["accuracy"]["zero_shot"], abs=1.5 / len(TEST))
     threshold = results["ood_threshold"]
     assert (threshold["part"], threshold["images"]) == ("val", 200)
-    assert threshold["score"] == "gl_mcm" and threshold["passing"] == 0.95
-    assert found.is_ood.sum() == (found.ood_score < threshold["value"]).sum() > 0
-    assert (classifier([digits.draw(i) for i in range(700, 900)]).is_ood).sum() == 10
+    assert threshold["score"] == "gl_mcm" and threshold["chosen"] == "unknown"
+    files = sorted((tmp_path / "unknown").iterdir())  # of which every second one chose
+    seen = [classifier(x) for x in ([digits.draw(i) for i in range(700, 900)], files)]
+    known, others = (x.ood_score for x in seen)
+    assert threshold["value"] == pytest.approx(detection.separating(known, others[::2]), rel=1e-5)
+    (told,) = threshold["unknown"].values()
+    assert told["images"] == 4 and told["flagged"] == seen[1].is_ood[1::2].mean()
+    assert threshold["passing"] == 1 - seen[0].is_ood.mean()
     with pytest.raises(InputError, match="no local prompts"):
         classifier(digits.draw(900), maps=True)
 
