@@ -154,7 +154,8 @@ def defaults() -> ConfigDict:
             # of 95 % of the validation images, or "unknown", the sets.
             "ood": {"sets": (), "temperature": 1.0, "threshold": "recall"},
             "text": {"chunk": 0},  # classes per pass of the text tower; 0: as memory allows
-            "eval": {"batch_size": 64},
+            # calibrate: divide logits by a temperature that the validation images choose.
+            "eval": {"batch_size": 64, "calibrate": False},
             "method": {},  # its name and its options: sotglp_jax/methods
             "train": {
                 "epochs": 50,

@@ -17,7 +17,7 @@ from sotglp_jax.data import fewshot, transforms
 from sotglp_jax.data.sources import Source
 from sotglp_jax.devices import hosts, sharding
 from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators import classification, maps, mistakes, specialisation
+from sotglp_jax.evaluators import calibration, classification, maps, mistakes, specialisation
 from sotglp_jax.evaluators import detection as ood
 from sotglp_jax.evaluators import ood as detection
 from sotglp_jax.methods.contract import PADDING, Method, Params
@@ -26,7 +26,7 @@ from sotglp_jax.run import Run, seen_classes
 from sotglp_jax.settings import defaults, flatten
 from sotglp_jax.state import init_state, restore, trained
 
-SHOWN = ("maps",)  # of what is observed, what is too large to keep of every image
+SHOWN = ("maps", "logits")  # of what is observed, what is too large to keep of every image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Observer:
       params: the method's parameters.
       frozen: CLIP's weights.
       texts: class features of each of `methods`, encoded once.
+      temperature: what the logits that decide are divided by for "chances".
     """
 
     run: Run
@@ -48,15 +49,17 @@ class Observer:
     params: Params
     frozen: dict
     texts: tuple
+    temperature: float = 1.0
 
     def observe(self, source: Source, title: str) -> Iterator[dict]:
         """Yields what `observe` gives of every batch, padding included."""
         options = {"methods": self.methods, "temperature": self.run.config.ood.temperature}
         for batch in features.test_batches(self.run, self.methods[0], source, self.mesh, title):
-            yield observe(self.params, self.frozen, self.texts, batch, mesh=self.mesh, **options)
+            fixed = self.params, self.frozen, self.texts
+            yield observe(*fixed, batch, 1 / self.temperature, mesh=self.mesh, **options)
 
     def collect(
-        self, source: Source, title: str, shown: Sequence[int] = ()
+        self, source: Source, title: str, shown: Sequence[int] = (), keep: Sequence[str] = ()
     ) -> tuple[np.ndarray, dict, dict]:
         """The labels of all images and what was observed of them.
 
@@ -64,6 +67,7 @@ class Observer:
           source: the images.
           title: of the progress bar.
           shown: positions of the images whose maps are wanted too, ascending.
+          keep: what of `SHOWN` is wanted of all images, since they are few.
 
         Returns:
           Labels (N,), the observed values as arrays (N, ...), and the maps of the images shown.
@@ -75,7 +79,8 @@ class Observer:
             places = [i - first for i in shown if first <= i < first + len(real)]
             if places:
                 pictures.append({k: np.asarray(x)[places] for k, x in observed["maps"].items()})
-            kept = jax.device_get({k: x for k, x in observed.items() if k not in SHOWN})
+            left = {*SHOWN} - {*keep}
+            kept = jax.device_get({k: x for k, x in observed.items() if k not in left})
             values.append(jax.tree.map(lambda x, real=real: x[real], kept))
             labels.append(found[real])
             first += int(real.sum())
@@ -91,6 +96,7 @@ def observe(
     frozen: dict,
     texts: tuple,
     batch: dict,
+    scale: float = 1.0,
     *,
     methods: tuple[Method, ...],
     temperature: float,
@@ -99,7 +105,9 @@ def observe(
     """What all evaluators want to know of a batch, (B, ...) each, whole on every device.
 
     Returns:
-      "label"; "predicted", classes by classifier; "finite"; "chances", see `classification`;
+      "label"; "predicted", classes by classifier; "finite"; "logits" by the method's names for
+      them; "chances", see `classification`, of the deciding logits times `scale`, and "plain" of
+      them as they are;
       "ood", "specialisation" and "maps" as far as the method has the parts that they need, see
       `evaluators` and `maps`.
     """
@@ -114,7 +122,10 @@ def observe(
         if method is methods[0]:
             decides = next(iter(method.logits))
             found["finite"] = jax.numpy.isfinite(scores.logits[decides]).all(-1)
-            found["chances"] = classification.chances(scores.logits[decides], batch["label"])
+            found["logits"] = scores.logits
+            for name, factor in (("chances", scale), ("plain", 1.0)):
+                logits = factor * scores.logits[decides]
+                found[name] = classification.chances(logits, batch["label"])
             found["ood"] = detection.compute(scores, decides, temperature)
             found["specialisation"] = specialisation.compute(scores, batch["label"])
             shown = maps.compute(scores, batch["label"])
@@ -163,6 +174,11 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
     if params is not before:
         text = encode(params, frozen, names)
     observer = _observer(run, mesh, run.method, params, frozen, text)
+    temperatures, validated = {}, _validation(run, observer)
+    if run.config.eval.calibrate:
+        temperatures = _temperatures(*validated)
+        decides = temperatures[next(iter(run.method.logits))]
+        observer = dataclasses.replace(observer, temperature=decides)
     shown = maps.first_of_classes(run.dataset.test.labels) if hosts.first() else ()
     labels, seen, pictures = observer.collect(run.dataset.test, "testing", shown)
     if not seen["finite"].all():
@@ -191,12 +207,15 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
     predicted = seen["predicted"][next(iter(run.method.logits))]
     predictions = classification.Predictions(labels, predicted, **seen["chances"])
     workdir.write_arrays(run.workdir / classification.FILE, **vars(predictions))
+    if temperatures:
+        plain = dataclasses.replace(predictions, **seen["plain"])
+        results["calibration"] = _calibration(validated, temperatures, plain, predictions)
     _keep_mistakes(observer, predictions)
     if run.method.learns:
         workdir.write_tensors(run.workdir / workdir.PARAMS, params)
     outside = {name: observer.collect(x.test, name)[1]["ood"] for name, x in run.ood.items()}
     if "single" in seen["ood"]:
-        results["ood_threshold"] = _threshold(run, observer, seen["ood"], outside)
+        results["ood_threshold"] = _threshold(run, validated, seen["ood"], outside)
     if pictures:
         flagged = seen["ood"]["single"] < results["ood_threshold"]["value"]
         answers = _answers(run, predictions, flagged, list(shown))
@@ -317,7 +336,43 @@ def _detect(run: Run, inside: dict, outside: dict[str, dict]) -> dict:
     return {**about, "images": images, "scores": dict(found)}
 
 
-def _threshold(run: Run, observer: Observer, inside: dict, outside: dict[str, dict]) -> dict:
+def _validation(run: Run, observer: Observer) -> tuple[np.ndarray, dict] | None:
+    """Labels of the validation images and what was observed of them; None without any."""
+    if not len(run.dataset.val):
+        return None
+    source = run.dataset.val.spread(detection.MOST)
+    return observer.collect(source, "validation", keep=("logits",))[:2]
+
+
+def _temperatures(labels: np.ndarray, seen: dict) -> dict[str, float]:
+    """The temperature of each of the method's logits by name, from validation images."""
+    return {name: calibration.temperature(x, labels) for name, x in seen["logits"].items()}
+
+
+def _calibration(
+    validated: tuple[np.ndarray, dict],
+    temperatures: dict[str, float],
+    plain: classification.Predictions,
+    predictions: classification.Predictions,
+) -> dict:
+    """What calibration did: ECE of the test images by the deciding logits, before and after."""
+    labels, seen = validated
+    decides = next(iter(temperatures))
+    errors = [classification.calibration_error(x) for x in (plain, predictions)]
+    return {
+        "images": len(labels),
+        "right": calibration.right(seen["logits"][decides], labels),
+        "temperature": temperatures,
+        "ece": dict(zip(("before", "after"), errors, strict=True)),
+    }
+
+
+def _threshold(
+    run: Run,
+    validated: tuple[np.ndarray, dict] | None,
+    inside: dict,
+    outside: dict[str, dict],
+) -> dict:
     """The OOD score below which predictions flag an image, and how well it does.
 
     It is chosen on validation images, on test images where there are none. Of a few images 5 % are
@@ -327,14 +382,13 @@ def _threshold(run: Run, observer: Observer, inside: dict, outside: dict[str, di
 
     Args:
       run: the run.
-      observer: looks at the validation images.
+      validated: what `_validation` gave.
       inside: what `detection.compute` gave of the test images.
       outside: the same of every set in `run.ood`.
     """
     part, values = "test", inside["single"][:: -(-len(inside["single"]) // detection.MOST)]
-    if len(run.dataset.val):
-        part, source = "val", run.dataset.val.spread(detection.MOST)
-        values = observer.collect(source, "threshold")[1]["ood"]["single"]
+    if validated:
+        part, values = "val", validated[1]["ood"]["single"]
     others, chosen = {name: x["single"] for name, x in outside.items()}, run.config.ood.threshold
     value = ood.threshold(values)
     if chosen == "unknown":

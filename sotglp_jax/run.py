@@ -311,11 +311,11 @@ def with_shots(config: ConfigDict, dataset: Dataset) -> Dataset:
         data = config.data
         pools = dataset if data.pool == "train" else with_joint_train(dataset)
         train, val = fewshot.sample(pools, config.shots, config.seed, data.sampler, data.renumber)
-    if method.validation and not len(val):
+    needed = method.validation or "eval.calibrate" * config.eval.calibrate
+    if needed and not len(val):
         raise InputError(
-            f"{dataset.name} gives no validation images to this run, which {method.validation} "
-            "needs: choose another value, or another --config.data.sampler or "
-            "data.pool."
+            f"{dataset.name} gives no validation images to this run, which {needed} needs: choose "
+            "another value, or another --config.data.sampler or data.pool."
         )
     return _classes(dataclasses.replace(dataset, train=train, val=val), config.data.classes)
 

@@ -234,6 +234,7 @@ def _answers(results: dict, config: ConfigDict) -> bool:
     """Whether results are of this configuration, and of all sets that it asks for."""
     theirs = {key: x for key, x in dict(results["config"]).items() if key != "clip.sha256"}
     same = not differing(theirs, flatten(config), set(workdir.EXECUTION) - {"targets"})
+    same = same and (not config.eval.calibrate or "calibration" in results)
     if not same or not config.ood.sets:
         return same
     judged = results.get("ood", {"images": (), "temperature": None})

@@ -38,6 +38,7 @@ EXECUTION = (
     "data.workers",
     "text.chunk",
     "eval.batch_size",
+    "eval.calibrate",
     "cache.folder",
     "train.log_every",
     "train.checkpoint_every",

@@ -21,6 +21,7 @@ from sotglp_jax.reports.tables import score_title, threshold_lines
 
 SCORES = "ood_scores.npz"  # in a run folder
 SHOWN = 12  # classes of a table
+UNCALIBRATED = "ECE before calibration"
 FEWEST = 10  # images of a bin of the reliability curve, or it would say nothing
 OTHERS = ("#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933")  # sets
 ONE = "A report of another run's folder shows that run."
@@ -96,23 +97,37 @@ def calibration(found: Sequence[Seen], results: Sequence[Result]) -> Table:
             ACCURACY: _cell(runs, lambda p: p.correct.mean()),
             "Mean probability": _cell(runs, lambda p: p.probability.mean()),
             "ECE ↓": _cell(runs, classification.calibration_error),
+            **_uncalibrated(runs),
         }
         for one in found
         for title, runs in one.runs.items()
     }
+    columns = tuple(dict.fromkeys(column for numbers in rows.values() for column in numbers))
+    divided = f"{UNCALIBRATED}: before logits were divided by a temperature of validation images."
     return Table(
         "calibration",
         paper.caption_of("Calibration, in %", results),
         ("Data set", METHOD),
-        (ACCURACY, "Mean probability", "ECE ↓"),
+        columns or (ACCURACY,),
         rows,
         (
             "Probability: the softmax of the deciding logits, of the class that is given. Above "
             "the accuracy, it promises too much.",
             f"ECE: expected calibration error over {classification.BINS} bins of equal width.",
+            *[divided] * (UNCALIBRATED in columns),
         ),
-        (ACCURACY, "Mean probability"),
+        (ACCURACY, "Mean probability", UNCALIBRATED),
     )
+
+
+def _uncalibrated(runs: Sequence[tuple[Result, Predictions]]) -> dict[str, Cell]:
+    """Returns the cell of the calibration error that those runs had that were calibrated."""
+    found = {
+        r.seed: 100 * r.contents["calibration"]["ece"]["before"]
+        for r, _ in reversed(runs)
+        if "calibration" in r.contents
+    }
+    return {UNCALIBRATED: found} if found else {}
 
 
 def _cell(runs: Sequence[tuple[Result, Predictions]], value) -> Cell:

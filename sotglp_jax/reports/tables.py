@@ -31,6 +31,7 @@ def of_run(results: dict) -> str:
         f"{images['test']} test images, seed {protocol['seed']}",
         *_accuracy_lines(results["method"], results["accuracy"]),
         *_learned_lines(results),
+        *_calibration_lines(results),
     ]
     titles = _target_titles(results)
     for name, target in results["targets"].items():
@@ -99,6 +100,21 @@ def _learned_lines(results: dict) -> list[str]:
         for name, values in results["learned"].items()
         if name not in usual or config.get(f"method.{name}", usual[name]) != usual[name]
     ]
+
+
+def _calibration_lines(results: dict) -> list[str]:
+    """Writes what the temperature of the validation images did to the calibration error."""
+    if not (found := results.get("calibration")):
+        return []
+    before, after = (100 * found["ece"][key] for key in ("before", "after"))
+    images = counted(found["images"], "validation image")
+    if found["right"] == 1:
+        return [
+            f"  calibration: ECE {before:.1f} %; all of {images} are right, so no temperature fits"
+        ]
+    fitted = found["temperature"][next(iter(results["method"]["logits"]))]
+    said = f"divided by {fitted:.3g}, from {images}"
+    return [f"  calibration: ECE {before:.1f} % before and {after:.1f} % after, logits {said}"]
 
 
 def _short(value: float) -> str:

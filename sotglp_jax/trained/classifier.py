@@ -30,7 +30,7 @@ class Prediction:
     Attributes:
       class_names: of the C classes.
       probabilities: softmax of the logits by the method's names for them, (N, C) each; the first
-        decides.
+        decides. Calibrated where the run's `eval.calibrate` asked for it.
       ood_score: see `evaluators.ood.single`, higher in distribution; None without one.
       threshold: the `ood_score` below which an image looks out of distribution; None without one.
       maps: where the local prompts of each image's most probable class look; None if not asked for.

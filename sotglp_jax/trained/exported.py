@@ -77,6 +77,7 @@ def _about(run: finished.Finished) -> dict:
         "mean": method.towers.mean,
         "std": method.towers.std,
         "logits": tuple(method.logits),
+        "temperatures": outputs.temperatures(run),
         "threshold": outputs.threshold(run),
         "known_scores": outputs.known_scores(run),
         "precision": run.run.config.precision,

@@ -21,6 +21,11 @@ def known_scores(run: Finished) -> list[float]:
     return run.results.get("ood_threshold", {}).get("scores", [])
 
 
+def temperatures(run: Finished) -> dict[str, float]:
+    """What the logits by name are divided by, as the run's eval.calibrate asked; {} without it."""
+    return run.results.get("calibration", {}).get("temperature", {})
+
+
 def arguments(finished: Finished) -> tuple[dict, Params, Any]:
     """The first arguments of `compute`, without the text tower where its work is done."""
     run, mesh = finished.run, sharding.make_mesh(1)
@@ -28,6 +33,7 @@ def arguments(finished: Finished) -> tuple[dict, Params, Any]:
     text = jax.jit(run.method.encode_classes)(finished.params, run.frozen, names)
     needed = ("vision", "logit_scale", *["text"] * run.method.text_waits)
     frozen = {name: run.frozen[name] for name in needed}
+    frozen |= {"temperatures": temperatures(finished)}
     return jax.device_get((frozen, finished.params, text))
 
 
@@ -37,14 +43,16 @@ def compute(
     """Probabilities (B, C) by classifier; "ood_score" (B,) and the fields of "maps" if there are.
 
     Args:
-      frozen: CLIP's vision tower and scale, and its text tower where texts wait for the image.
+      frozen: CLIP's vision tower and scale, its text tower where texts wait for the image, and
+        "temperatures", see there.
       params: the finished parameters.
       text: what `encode_classes` gave.
       pixels: images as evaluation sees them.
       method: what was trained, or zero-shot CLIP; static.
     """
     scores = method.score(params, frozen, text, method.encode_images(params, frozen, pixels))
-    found = {name: jax.nn.softmax(x) for name, x in scores.logits.items()}
+    found = {name: x / frozen["temperatures"].get(name, 1.0) for name, x in scores.logits.items()}
+    found = {name: jax.nn.softmax(x) for name, x in found.items()}
     if scores.sims:
         found["ood_score"] = ood.single(scores)
     labels = scores.logits[next(iter(method.logits))].argmax(-1)

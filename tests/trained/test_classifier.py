@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import csv
+import dataclasses
 import json
 import re
 import shlex
@@ -23,7 +24,7 @@ from sotglp_jax.configs import common
 from sotglp_jax.data import digits, pictures
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators import detection
+from sotglp_jax.evaluators import classification, detection
 from sotglp_jax.trained import finished
 from sotglp_jax.trained.classifier import bucket
 
@@ -49,6 +50,7 @@ def run(tmp_path_factory):
     stated = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": pixels}
     own = clips.write(folder / "clip", json.dumps(stated))
     changes = {"method.iterations": 2, "ood.sets": (unknown(folder),)}
+    changes |= {"eval.calibrate": True}
     return trained(own, folder / "run", **changes)
 
 
@@ -111,6 +113,21 @@ def test_a_run_predicts_what_it_was_evaluated_to(run, classifier):
     assert results["protocol"]["pixels"].endswith("; both sides resized to 32 by bilinear")
     np.testing.assert_array_equal(found.is_ood, found.ood_score < found.threshold)
     assert found.maps is None
+
+
+def test_probabilities_are_divided_by_the_temperature_of_the_run(run, classifier):
+    kept = json.loads((run / "results.json").read_text())["calibration"]
+    seen = classification.load(run)
+    found = classifier([digits.draw(i) for i in TEST]).best
+    np.testing.assert_allclose(found.max(-1), seen.probability, atol=1e-5)
+    assert classification.calibration_error(seen) == kept["ece"]["after"]
+    assert kept["temperature"].keys() == {"fused", "global", "local"} and kept["images"] == 10
+    plain = found.astype(np.float64) ** kept["temperature"]["fused"]
+    plain /= plain.sum(-1, keepdims=True)
+    before = dataclasses.replace(seen, probability=plain.max(-1))
+    assert classification.calibration_error(before) == pytest.approx(
+        kept["ece"]["before"], abs=1e-3
+    )
 
 
 def test_unknown_pictures_are_flagged_as_the_evaluation_says(run, classifier):
