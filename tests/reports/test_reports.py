@@ -17,7 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.text import Text
 
 from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators import classification, maps, mistakes
+from sotglp_jax.evaluators import classification, detection, maps, mistakes
 from sotglp_jax.evaluators.classification import Predictions
 from sotglp_jax.inspect import heatmaps, insights
 from sotglp_jax.reports import beyond, closeup, figures, formats, paper, report, results, tables
@@ -692,6 +692,12 @@ def looked_at(tmp_path):
 
 def test_a_closer_look_is_taken_at_the_best_run_and_compares_all(looked_at):
     found, _ = results.load(looked_at)
+    (best,) = (r for r in found if "ood" in r.contents)
+    best.contents["calibration"] = {"ece": {"before": 0.2, "after": 0.15}}
+    told = {"images": 9, "flagged": 0.1, "auroc": 0.48, "separates": False}
+    about = {"value": 0.3, "chosen": "recall", "part": "val", "images": 40, "passing": 0.95}
+    about |= {"interval": [0.83, 0.99], "unknown": {"none": told}}
+    best.contents["ood_threshold"] = about
     seen = closeup.seen(found)
     calibration, classes = closeup.tables(seen, found)
     cells = rows_of(formats.markdown(calibration))
@@ -700,12 +706,21 @@ def test_a_closer_look_is_taken_at_the_best_run_and_compares_all(looked_at):
     assert cells[f"{of} CoOp", "ECE ↓"] == "**10.0 ± 0.0**"
     assert cells[f"{of} SOT-GLP", "ECE ↓"] == "15.0"
     assert cells[f"{of} SOT-GLP", "Mean probability"] == "95.0"
+    assert cells[f"{of} SOT-GLP", "ECE before calibration"] == "20.0"
+    assert cells[f"{of} CoOp", "ECE before calibration"] == "–"
     assert classes.columns == ("dog (8)", "$x^$ (4)", "cat (8)")  # of equal ones the first
     assert rows_of(formats.markdown(classes))["SOT-GLP", "dog (8)"] == "**100.0**"
     pictures = closeup.pictures(seen, found)
-    names = [f"{name}-digits-16-shots" for name in ("confusion", "mistakes", "scores")]
+    names = [f"{name}-digits-16-shots" for name in ("confusion", "mistakes", "scores", "roc")]
     assert [p.name for p in pictures] == [*names, "reliability-digits-16-shots"]
-    assert all("SOT-GLP, seed 1" in p.caption for p in pictures[:3])
+    assert all("SOT-GLP, seed 1" in p.caption for p in pictures[:4])
+    assert "none: the scores do not separate: AUROC 48 %; 10.0 % of 9 images" in pictures[2].caption
+    assert "95.0 % of 40 validation images, so 83.0 to 99.0 % of others" in pictures[2].caption
+    with np.load(best.folder / closeup.SCORES) as arrays:
+        areas = [detection.auroc(arrays["test/mcm"], arrays[f"{name}/mcm"]) for name in SETS]
+    lines = pictures[3].figure.axes[0].lines[: len(SETS)]
+    drawn = [np.trapezoid(line.get_ydata(), line.get_xdata()) / 100**2 for line in lines]
+    np.testing.assert_allclose(drawn, areas)
     titles = [axes.get_title() for axes in pictures[1].figure.axes]
     assert titles.count("$x^$, taken for cat\n(95%)") == 4 and "combined" in titles
     assert len(pictures[2].figure.axes) == 5  # a score each
