@@ -66,11 +66,13 @@ class Glyph:
 
     Attributes:
       image: (64, 64) uint8, grey.
+      ink: (64, 64) uint8, how much of each pixel the strokes cover.
       caption: a sentence or phrase about it.
       character: index into `CHARACTERS`.
     """
 
     image: np.ndarray
+    ink: np.ndarray
     caption: str
     character: int
 
@@ -83,9 +85,11 @@ def render(rng: np.random.Generator) -> Glyph:
     by_pen = character in _STROKES and rng.random() < 0.65
     ink = _pen(character, rng) if by_pen else _print(character, rng)
     ink = _thicken(_warp(ink, rng), rng)
-    image = _scan(ink, rng) if rng.random() < 0.7 else _photograph(ink, rng)
+    scanned = rng.random() < 0.7
+    ink = _scan(ink, rng) if scanned else _frame(ink, rng)
+    image = ink if scanned else _photograph(ink, rng)
     caption = str(rng.choice(captions(character)))
-    return Glyph(np.asarray(image), caption, index)
+    return Glyph(np.asarray(image), np.asarray(ink), caption, index)
 
 
 @cache
@@ -193,13 +197,17 @@ def _scan(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
     return shifted.reduce(4).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-def _photograph(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Any resolution, polarity and contrast; blurred and noisy."""
+def _frame(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The ink at any resolution."""
     aspect, size = _aspect(ink, rng), int(rng.integers(10, SIZE + 1))
     longer = size * rng.uniform(0.55, 1)
     frame = _place(ink, size, longer * min(1, aspect), longer * min(1, 1 / aspect))
-    image = frame.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
+    return frame.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+def _photograph(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Any polarity and contrast; blurred and noisy."""
+    image = ink.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
     dark, light = rng.uniform([0, 150], [100, 255])
     if rng.random() < 0.5:
         dark, light = light, dark

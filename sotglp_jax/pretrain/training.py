@@ -38,6 +38,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, images and captions.")
 
 ACTIVATION = "quick_gelu"
 CONTEXT_LENGTH = 32
+PATCH = 8  # pixels along a side
+INK = 0.25  # of a patch, from which on it shows the character
 _AHEAD = 8  # batches drawn while a step runs
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's
 
@@ -45,8 +47,8 @@ _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's
 def architecture(vocab_size: int) -> clip.Architecture:
     """The tiny CLIP's dimensions: 64 patches of 8 by 8 pixels, joint width 64."""
     return clip.Architecture(
-        patch_size=8,
-        image_tokens=(glyphs.SIZE // 8) ** 2 + 1,
+        patch_size=PATCH,
+        image_tokens=(glyphs.SIZE // PATCH) ** 2 + 1,
         vision_width=128,
         vision_layers=3,
         vision_heads=2,
@@ -95,11 +97,13 @@ class Batch:
 
     Attributes:
       images: grey.
+      inked: True of the patches that show the character, row by row.
       captions: one an image.
       same: True where two images show the same character.
     """
 
     images: UInt8[np.ndarray, "B R R"]
+    inked: Bool[np.ndarray, "B P"]
     captions: list[str]
     same: Bool[np.ndarray, "B B"]
 
@@ -111,9 +115,17 @@ def draw(seed: int, step: int, size: int) -> Batch:
     characters = np.array([glyph.character for glyph in drawn])
     return Batch(
         np.stack([glyph.image for glyph in drawn]),
+        np.stack([inked(glyph.ink) for glyph in drawn]),
         [glyph.caption for glyph in drawn],
         characters[:, None] == characters,
     )
+
+
+def inked(ink: UInt8[np.ndarray, "R R"]) -> Bool[np.ndarray, " P"]:
+    """Whether strokes cover `INK` of each patch; of the most covered one in any case."""
+    side = len(ink) // PATCH
+    share = ink.reshape(side, PATCH, side, PATCH).mean((1, 3)).ravel() / 255
+    return share >= min(INK, share.max())
 
 
 def _batches(seed: int, steps: int, size: int) -> Iterator[Batch]:
@@ -129,11 +141,10 @@ def _batches(seed: int, steps: int, size: int) -> Iterator[Batch]:
 
 def image_features(
     towers: clip.Towers, params: dict, images: UInt8[Array, "B R R"]
-) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
-    """Unit features of the class token and of the mean V-V patch."""
+) -> tuple[Float[Array, "B D"], Float[Array, "B P D"]]:
+    """Unit features of the class token and of the V-V patches."""
     features = towers.images(params, images[..., None], local="vv")  # grey as RGB
-    pooled = (features["cls"], features["patches"].mean(axis=1))
-    return tuple(unit(towers.project(params, x)) for x in pooled)
+    return tuple(unit(towers.project(params, features[x])) for x in ("cls", "patches"))
 
 
 def text_features(towers: clip.Towers, params: dict, tokens) -> Float[Array, "n D"]:
@@ -149,12 +160,22 @@ def contrastive_loss(logits: Float[Array, "B B"], same: Bool[Array, "B B"]) -> F
     return sum(x.mean() for x in both) / 2
 
 
-def _loss(params, towers, images, tokens, same):
+def locating_loss(logits: Float[Array, "B P"], inked: Bool[Array, "B P"]) -> Float[Array, ""]:
+    """-log of the share that a softmax over the patches leaves to those with ink, in the mean."""
+    chances = jax.nn.log_softmax(logits)
+    return -jax.nn.logsumexp(chances, axis=-1, where=inked).mean()
+
+
+def _loss(params, towers, images, inked, tokens, same):
     scale = jnp.exp(jnp.minimum(params["logit_scale"], jnp.log(100.0)))
     texts = text_features(towers, params, tokens)
-    # The patches are trained as well, because SOT-GLP's local branch compares them with texts.
-    views = image_features(towers, params, images)
-    return sum(contrastive_loss(scale * x @ texts.T, same) for x in views) / len(views)
+    classes, patches = image_features(towers, params, images)
+    # SOT-GLP's local branch compares patches with texts and keeps the best. Without the last loss
+    # these are of the background, since attention brings there what the strokes show.
+    strokes = unit(jnp.sum(patches * inked[..., None], axis=1))
+    of_own_text = scale * jnp.einsum("bpd,bd->bp", patches, texts)
+    losses = [contrastive_loss(scale * x @ texts.T, same) for x in (classes, strokes)]
+    return (sum(losses) + locating_loss(of_own_text, inked)) / 3
 
 
 def initialise(towers: clip.Towers, seed: int) -> dict:
@@ -196,8 +217,8 @@ def train(towers: clip.Towers, tokenizer: Tokenizer, steps: int, batch: int, see
     state = optimiser.init(params)
 
     @jax.jit
-    def update(params, state, images, tokens, same):
-        loss, gradient = jax.value_and_grad(_loss)(params, towers, images, tokens, same)
+    def update(params, state, images, inked, tokens, same):
+        loss, gradient = jax.value_and_grad(_loss)(params, towers, images, inked, tokens, same)
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, loss
 
@@ -206,7 +227,7 @@ def train(towers: clip.Towers, tokenizer: Tokenizer, steps: int, batch: int, see
     for data in _batches(seed, steps, batch):
         rows = [row[text] for text in data.captions]
         tokens = jax.tree.map(lambda column, rows=rows: column[rows], table)
-        params, state, loss = update(params, state, data.images, tokens, data.same)
+        params, state, loss = update(params, state, data.images, data.inked, tokens, data.same)
         report(float(loss))
     return jax.device_get(params)
 

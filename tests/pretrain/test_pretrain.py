@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from sotglp_jax import clip
 from sotglp_jax.clip import hub
 from sotglp_jax.clip.tokenizer import Tokenizer
-from sotglp_jax.data.digits import CLASS_NAMES
+from sotglp_jax.data.digits import CLASS_NAMES, digits
 from sotglp_jax.errors import InputError
 from sotglp_jax.pretrain import glyphs
 from sotglp_jax.pretrain import training as pretrain
@@ -58,6 +58,8 @@ def test_images_are_drawn_and_captions_are_the_character_s():
         glyph = glyphs.render(rng)
         assert glyph.image.shape == (glyphs.SIZE, glyphs.SIZE) and glyph.image.dtype == np.uint8
         assert np.ptp(glyph.image.astype(int)) > 30
+        assert glyph.ink.shape == glyph.image.shape
+        assert pretrain.inked(glyph.ink).any() and not pretrain.inked(glyph.ink).all()
         assert glyph.caption in glyphs.captions(glyphs.CHARACTERS[glyph.character])
 
 
@@ -82,6 +84,23 @@ def test_soft_targets_share_equal_characters():
     entropy = np.log(2) * 2 / 3
     assert pretrain.contrastive_loss(perfect, same) == pytest.approx(entropy, abs=1e-5)
     assert pretrain.contrastive_loss(np.zeros((3, 3)), same) == pytest.approx(np.log(3), abs=1e-5)
+
+
+def test_patches_that_strokes_cover_are_inked():
+    ink = np.zeros((64, 64), np.uint8)
+    ink[:8, 8:10] = ink[8:16, :1] = 255  # a quarter and an eighth
+    assert np.flatnonzero(pretrain.inked(ink)).tolist() == [1]
+    ink[:8, 8:10] = 0
+    assert np.flatnonzero(pretrain.inked(ink)).tolist() == [8]  # of a thin stroke the thickest
+
+
+def test_best_patches_are_drawn_to_the_ink():
+    logits, inked = np.array([[9.0, 0, 0], [0, 0, 0]]), np.array([[1, 0, 0], [0, 1, 0]], bool)
+    right, even = (pretrain.locating_loss(logits[[i]], inked[[i]]) for i in (0, 1))
+    assert right < 1e-3 and even == pytest.approx(np.log(3))
+    both = pretrain.locating_loss(logits, inked)
+    assert both == pytest.approx((right + even) / 2)
+    assert pretrain.locating_loss(logits[:1], ~inked[:1]) > 8
 
 
 def test_names_round_trip(written):
@@ -143,6 +162,23 @@ def test_shipped_asset_knows_printed_digits():
     found = [glyphs._names(glyphs.CHARACTERS[i])[0] for i in np.argmax(classes @ texts.T, axis=1)]
     right = [name in caption for name, caption in zip(found, batch.captions, strict=True)]
     assert np.mean(right) > 0.1
+
+
+def test_shipped_asset_looks_at_the_strokes():
+    """Of eight digits of each class the ten patches most like the class's text are of ink."""
+    model, data = clip.load("tiny"), digits()
+    labels = np.array(data.test.labels)
+    rows = [np.flatnonzero(labels == label)[:8] for label in range(len(CLASS_NAMES))]
+    images = np.stack([np.asarray(data.test[i]["image"])[..., 0] for i in np.concatenate(rows)])
+    towers = clip.build(model.arch, model.activation)
+    _, patches = jax.jit(partial(pretrain.image_features, towers))(model.params, images)
+    tokens = model.tokenizer([data.template.format(name) for name in CLASS_NAMES])
+    texts = jax.jit(partial(pretrain.text_features, towers))(model.params, tokens)
+    own = np.einsum("cipd,cd->cip", np.reshape(patches, (10, 8, 64, -1)), texts)
+    best = np.argsort(-own, axis=-1)[..., :10]
+    ink = images.reshape(10, 8, 8, 8, 8, 8).mean((3, 5)).reshape(10, 8, 64) > 255 / 8
+    on_ink = np.take_along_axis(ink, best, -1).mean((1, 2))
+    assert np.sum(on_ink > 0.9) >= 8, on_ink
 
 
 def test_bad_input_is_said_in_one_sentence(tmp_path):
