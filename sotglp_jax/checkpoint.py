@@ -4,11 +4,10 @@ The step is the position of the input and of the randomness too: batches are a f
 and position, and a step's key is the seed's folded with the step.
 """
 
-from pathlib import Path
-
 import orbax.checkpoint as ocp
 
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import AnyPath, absolute
 
 
 class Checkpoints:
@@ -22,8 +21,8 @@ class Checkpoints:
       InputError: there is none, and it is not to be made.
     """
 
-    def __init__(self, workdir: Path, create: bool = False):
-        folder = (workdir / "checkpoints").absolute()
+    def __init__(self, workdir: AnyPath, create: bool = False):
+        folder = absolute(workdir / "checkpoints")
         if not create and not folder.is_dir():
             raise _none_in(folder)
         self._manager = ocp.CheckpointManager(
@@ -78,7 +77,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _none_in(folder: Path) -> InputError:
+def _none_in(folder: AnyPath) -> InputError:
     return InputError(
         f"{folder} holds no finished checkpoint: train first, with the same --config and --workdir."
     )

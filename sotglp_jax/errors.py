@@ -52,6 +52,11 @@ def mend(error: BaseException) -> str:
             f"{os.fsdecode(error.filename)} may not be read or written ({error.strerror}): give "
             "yourself the right to, or choose another."
         )
+    if type(error).__module__.partition(".")[0] in ("gcsfs", "aiohttp"):
+        return (
+            f"the bucket does not answer as it should ({error}): when it does again, the same "
+            "command goes on from the last checkpoint."
+        )
     if isinstance(error, AssertionError | RuntimeError) and (fault := _fault_of_devices()):
         return (
             f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']} names no device that JAX finds here"

@@ -1,12 +1,12 @@
 """Training metrics: for TensorBoard, as JSON lines, and as short lines where no terminal is."""
 
+import io
 import json
 import os
 import socket
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -14,8 +14,50 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from sotglp_jax import workdir
 from sotglp_jax.devices import hosts
+from sotglp_jax.paths import AnyPath, in_bucket
 
 QUIET = 10.0  # seconds between two lines of a log
+PAUSE = 30.0  # seconds between two writes of a file that grows in a bucket
+
+
+class Growing:
+    """A file that is written record by record, each at once.
+
+    In a bucket, whose objects do not grow, the whole is written again: at most every `PAUSE`
+    seconds, and with `sync` and `close`.
+
+    Args:
+      path: of the file.
+      content: what it begins with.
+    """
+
+    def __init__(self, path: AnyPath, content: bytes = b""):
+        workdir.write(path, content)
+        self._path, self._next = path if in_bucket(path) else None, 0.0
+        self._file = io.BytesIO() if self._path else path.open("ab")
+        if self._path:
+            self._file.write(content)
+
+    def write(self, record: bytes) -> None:
+        """Appends a record."""
+        self._file.write(record)
+        self._file.flush()
+        if time.monotonic() > self._next:
+            self.sync()
+
+    def flush(self) -> None:
+        """Does nothing more."""
+
+    def sync(self) -> None:
+        """Makes sure that a bucket has all of it too."""
+        if self._path:
+            workdir.write(self._path, self._file.getvalue())
+            self._next = time.monotonic() + PAUSE
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.sync()
+        self._file.close()
 
 
 class JsonLines:
@@ -26,22 +68,17 @@ class JsonLines:
       start: lines of later steps are dropped; a resumed run writes them again.
     """
 
-    def __init__(self, path: Path, start: int):
+    def __init__(self, path: AnyPath, start: int):
         kept = []
         if path.exists():
-            lines = path.read_text("utf-8").splitlines(keepends=True)
-            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= start]
-        workdir.write(path, "".join(kept))
-        self._file = path.open("a")
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [x for x in lines if x.endswith(b"\n") and json.loads(x)["step"] <= start]
+        self._file = Growing(path, b"".join(kept))
+        self.sync, self.close = self._file.sync, self._file.close
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line."""
-        self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        self._file.write(json.dumps({"step": step} | dict(values)).encode() + b"\n")
 
 
 class Events:
@@ -55,9 +92,10 @@ class Events:
       start: TensorBoard forgets what an earlier file has of later steps.
     """
 
-    def __init__(self, folder: Path, start: int):
+    def __init__(self, folder: AnyPath, start: int):
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._records = RecordWriter((folder / name).open("ab"))
+        file = Growing(folder / name)
+        self._records, self.sync, self.close = RecordWriter(file), file.sync, file.close
         self._add(file_version="brain.Event:2")
         self._add(step=start + 1, session_log=SessionLog(status=SessionLog.START))
 
@@ -68,11 +106,6 @@ class Events:
 
     def _add(self, **content) -> None:
         self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
-        self._records.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._records.close()
 
 
 class Log:
@@ -98,11 +131,14 @@ class Log:
         parts += [f"{values['images_per_second']:.0f} images/s", f"{minutes}:{seconds:02} left"]
         print(", ".join(parts), file=sys.stderr, flush=True)
 
+    def sync(self) -> None:
+        """Nothing is held back."""
+
     def close(self) -> None:
         """Nothing is open."""
 
 
-def create_writers(folder: Path, start: int, log: Log) -> list[JsonLines | Events | Log]:
+def create_writers(folder: AnyPath, start: int, log: Log) -> list[JsonLines | Events | Log]:
     """The places that metrics are written to; of several processes the first alone writes.
 
     Args:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from sotglp_jax.evaluators.ood import MOST as THRESHOLD
 from sotglp_jax.methods.check import Check
 from sotglp_jax.methods.contract import Method, Params, Stage
 from sotglp_jax.methods.zeroshot import ZeroShot
+from sotglp_jax.paths import AnyPath
 from sotglp_jax.settings import DTYPES, flatten, validate
 from sotglp_jax.start import Start
 
@@ -46,7 +46,7 @@ class Run:
 
     config: ConfigDict
     settings: dict
-    workdir: Path
+    workdir: AnyPath
     dataset: Dataset
     clip: clip.Clip
     method: Method
@@ -285,7 +285,7 @@ def check_steps(config: ConfigDict, images: int) -> None:
         )
 
 
-def assemble(config: ConfigDict, path: Path, dataset: Dataset, loaded: clip.Clip) -> Run:
+def assemble(config: ConfigDict, path: AnyPath, dataset: Dataset, loaded: clip.Clip) -> Run:
     """A run from its parts, without targets and out-of-distribution sets; reads no image."""
     dtype = DTYPES[config.precision]
     return Run(

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from sotglp_jax import workdir
 from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
-from sotglp_jax.paths import local
+from sotglp_jax.paths import AnyPath, place
 from sotglp_jax.reports import tables
 from sotglp_jax.run import describe, plan, prepare
 from sotglp_jax.settings import CHOSEN_BY_NAME, defaults, differing, flatten, unflatten
@@ -74,7 +74,7 @@ class Single:
 
     label: str
     config: ConfigDict
-    folder: Path
+    folder: AnyPath
 
     @property
     def finished(self) -> bool:
@@ -137,7 +137,7 @@ def expand(config: ConfigDict, folder: str) -> list[Single]:
     Raises:
       InputError: two different runs have the same name, or an axis has no numbers.
     """
-    base = local(folder, "--workdir") if folder else _base(config)
+    base = place(folder, "--workdir") if folder else _base(config)
     axes = itertools.product(config.study.settings, *_axes(config))
     labelled = [_single(config, *values) for values in axes]
     alike = _alike([single for _, single in labelled])

@@ -184,6 +184,7 @@ def _loop(run: Run, mesh, checkpoints: Checkpoints, fixed: tuple, state: State, 
                 recorder.check(step + 1, after, checkpoints)
             if stop or step % config.checkpoint_every == 0:
                 meta["train_seconds"] = before + time.monotonic() - began
+                recorder.sync()  # what is resumed from has its metrics
                 checkpoints.save(step, state, meta)
             if stop:
                 break
@@ -298,6 +299,10 @@ class _Recorder:
             "warning: the loss rises towards the end of the training: lower --config.train.lr, and "
             "see metrics.jsonl"
         ]
+
+    def sync(self) -> None:
+        for writer in self._writers or ():
+            writer.sync()
 
     def close(self) -> None:
         for writer in self._writers or ():

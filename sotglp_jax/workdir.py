@@ -3,26 +3,27 @@
 import contextlib
 import fcntl
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import jax
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
+from sotglp_jax import lease, paths
 from sotglp_jax.clip import hub
 from sotglp_jax.devices import hosts
 from sotglp_jax.errors import InputError
-from sotglp_jax.paths import local
+from sotglp_jax.paths import AnyPath, in_bucket, place
 from sotglp_jax.settings import differing
 
 CONFIG, IMAGES, CLASSES = "config.json", "train_images.txt", "classes.json"
@@ -61,9 +62,9 @@ PACKAGES = (
 PACKAGES += ("pillow", "scikit-learn")
 
 
-def of(config: ConfigDict, folder: str) -> Path:
+def of(config: ConfigDict, folder: str) -> AnyPath:
     """The run folder that `--workdir` names, or where that is "", the configuration."""
-    return local(folder, "--workdir") if folder else default_path(config)
+    return place(folder, "--workdir") if folder else default_path(config)
 
 
 def default_path(config: ConfigDict) -> Path:
@@ -95,7 +96,7 @@ def subject(config: ConfigDict) -> str:
 
 
 def check_same(
-    workdir: Path, settings: dict, images: Sequence[str], class_names: Sequence[str]
+    workdir: AnyPath, settings: dict, images: Sequence[str], class_names: Sequence[str]
 ) -> None:
     """Checks that a folder is free, or holds a run that may go on.
 
@@ -123,7 +124,7 @@ def check_same(
         )
 
 
-def _check_settings(workdir: Path, ours: dict) -> None:
+def _check_settings(workdir: AnyPath, ours: dict) -> None:
     try:
         theirs = dict(json.loads((workdir / CONFIG).read_text("utf-8")))
     except (ValueError, TypeError):
@@ -137,13 +138,13 @@ def _check_settings(workdir: Path, ours: dict) -> None:
         )
 
 
-def _may_differ(workdir: Path) -> tuple[str, ...]:
+def _may_differ(workdir: AnyPath) -> tuple[str, ...]:
     """Settings that a run may go on with other values of: after a divergence, the rate too."""
     return (*EXECUTION, "train.lr") if (workdir / DIVERGED).exists() else EXECUTION
 
 
-def _images(workdir: Path) -> str:
-    return (workdir / IMAGES).read_text("utf-8", "surrogateescape")
+def _images(workdir: AnyPath) -> str:
+    return (workdir / IMAGES).read_bytes().decode("utf-8", "surrogateescape")
 
 
 def _json(value: dict | Sequence[str]) -> str:
@@ -155,7 +156,7 @@ def _lines(names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def alone(workdir: Path) -> Iterator[None]:
+def alone(workdir: AnyPath) -> Iterator[None]:
     """Holds the run folder, which is made, against other runs; a killed one lets go of it.
 
     Of several processes the first one holds it for all.
@@ -163,44 +164,58 @@ def alone(workdir: Path) -> Iterator[None]:
     Raises:
       InputError: another process holds the folder, or it cannot be written.
     """
-    made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
-    file = hosts.together(lambda: _lock(workdir) if hosts.first() else None)
+    hold = _lease if in_bucket(workdir) else _lock
+    release = hosts.together(lambda: hold(workdir) if hosts.first() else None)
     try:
         yield
     finally:
-        if file:
-            if os.listdir(workdir) == [LOCK]:  # nothing came of it
-                (workdir / LOCK).unlink()
-                for folder in made:
-                    folder.rmdir()
-            file.close()
+        if release:
+            release()
 
 
-def _lock(workdir: Path) -> TextIO:
+def _lease(workdir: AnyPath) -> Callable[[], None]:
+    try:
+        return lease.Lease(workdir / LOCK, _us()).release
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
+
+
+def _lock(workdir: Path) -> Callable[[], None]:
+    made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a+")
     except OSError as error:
         raise _unwritable(workdir, error) from None
+
+    def release() -> None:
+        if os.listdir(workdir) == [LOCK]:  # nothing came of it
+            (workdir / LOCK).unlink()
+            for folder in made:
+                folder.rmdir()
+        file.close()
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         with file:
             holder = file.read().strip() or "another process"
-        raise InputError(
-            f"{workdir} is in use by {holder}: wait for it, or choose another --workdir."
-        ) from None
+        raise lease.in_use(workdir, holder) from None
     except OSError:  # a file system without locks
-        return file
+        return release
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.write(_us())
     file.flush()
-    return file
+    return release
+
+
+def _us() -> str:
+    return f"process {os.getpid()} on {platform.node()}"
 
 
 def create(
-    workdir: Path, settings: dict, images: Sequence[str], class_names: Sequence[str]
+    workdir: AnyPath, settings: dict, images: Sequence[str], class_names: Sequence[str]
 ) -> None:
     """Makes the run folder and writes what is known before training.
 
@@ -213,16 +228,17 @@ def create(
     Raises:
       InputError: the folder cannot be written.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(workdir, error) from None
+    if not in_bucket(workdir):
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(workdir, error) from None
     write(workdir / CONFIG, _json(settings))
     write(workdir / IMAGES, _lines(images))
     write(workdir / CLASSES, _json(class_names))
 
 
-def write(path: Path, content: str) -> None:
+def write(path: AnyPath, content: str | bytes) -> None:
     """Writes the whole file or nothing, of several processes the first alone.
 
     Raises:
@@ -230,29 +246,23 @@ def write(path: Path, content: str) -> None:
     """
     if not hosts.first():
         return
-    part = path.with_name(path.name + ".part")
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")  # of file names in any encoding
     try:
-        part.write_text(content, "utf-8", "surrogateescape")  # of file names in any encoding
-        part.replace(path)
+        paths.write(path, content)
     except OSError as error:
         raise _unwritable(path.parent, error) from None
 
 
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes a .npz file of arrays whole or not at all, of several processes the first alone."""
-    if not hosts.first():
-        return
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        part.replace(path)
-    except OSError as error:
-        raise _unwritable(path.parent, error) from None
+def write_arrays(path: AnyPath, **arrays: np.ndarray) -> None:
+    """Writes a .npz file of arrays as `write` does."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    write(path, file.getvalue())
 
 
 @contextlib.contextmanager
-def read_arrays(path: Path, fault: str = "damaged") -> Iterator[dict[str, np.ndarray]]:
+def read_arrays(path: AnyPath, fault: str = "damaged") -> Iterator[dict[str, np.ndarray]]:
     """Gives the arrays that `write_arrays` wrote, by name, to a body that makes something of them.
 
     Args:
@@ -263,41 +273,33 @@ def read_arrays(path: Path, fault: str = "damaged") -> Iterator[dict[str, np.nda
       InputError: there is such a fault.
     """
     try:
-        with path.open("rb") as file:
-            found = dict(np.load(file, allow_pickle=False))
+        found = dict(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
         yield found
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, OSError, EOFError):
         raise InputError(f"{path} is {fault}: evaluate the run again with --mode=eval.") from None
 
 
-def write_tensors(path: Path, tree: dict) -> None:
+def write_tensors(path: AnyPath, tree: dict) -> None:
     """Writes a tree of arrays to a .safetensors file under names such as "a/b"."""
-    if not hosts.first():
-        return
     flat = traverse_util.flatten_dict(tree, sep="/")
-    part = path.with_name(path.name + ".part")
-    try:
-        save_file({name: np.array(x, order="C") for name, x in flat.items()}, part)
-        part.replace(path)
-    except (SafetensorError, OSError) as error:
-        raise _unwritable(path.parent, error) from None
+    write(path, save({name: np.array(x, order="C") for name, x in flat.items()}))
 
 
-def load_tensors(path: Path) -> dict:
+def load_tensors(path: AnyPath) -> dict:
     """Loads the tree that `write_tensors` wrote.
 
     Raises:
       InputError: the file is missing or damaged.
     """
     try:
-        return traverse_util.unflatten_dict(load_file(path), sep="/")
+        return traverse_util.unflatten_dict(load(path.read_bytes()), sep="/")
     except (SafetensorError, OSError):
         raise InputError(
             f"{path} is missing or damaged: evaluate the run again with --mode=eval."
         ) from None
 
 
-def _unwritable(workdir: Path, error: OSError) -> InputError:
+def _unwritable(workdir: AnyPath, error: OSError) -> InputError:
     return InputError(
         f"run folder {workdir} cannot be written ({getattr(error, 'strerror', error)}): choose "
         "another one with --workdir."

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sotglp_jax import Classifier, exchange, export, main, predict, study
+from sotglp_jax import Classifier, exchange, export, main, predict
 from sotglp_jax.configs import common
 from sotglp_jax.data import __main__ as data
 from sotglp_jax.data import datasets
@@ -26,8 +26,6 @@ def run_data(*arguments):
 @pytest.mark.parametrize(
     "start",
     [
-        lambda: prepare(common.get_config(), BUCKET),
-        lambda: study.expand(main.load("configs/shots.py", ()), BUCKET),
         lambda: prepare(common.get_config(f"dataset={BUCKET}")),
         lambda: prepare(main.load("configs/fewshot.py", (f"--config.ood.sets=('{BUCKET}',)",))),
         lambda: datasets.resolve("eurosat", BUCKET),
