@@ -129,18 +129,32 @@ def test_a_setting_that_an_older_run_lacks_had_its_default(tmp_path):
     arg = "dataset=eurosat,recipe=official,shots=1,seed=1"
     single = written(shots.get_config(arg), tmp_path, without=NEWER)
     assert single.finished
-    check_same(single.folder, flatten(single.config), ())
+    check_same(single.folder, flatten(single.config), (), ())
     single.config.train.batch_size = 32  # of the recipe, but not of this data set in it
     assert not single.finished
     with pytest.raises(InputError, match=r"in train.batch_size \(default 10 there, 32 now\):"):
-        check_same(single.folder, flatten(single.config), ())
+        check_same(single.folder, flatten(single.config), (), ())
+
+
+def test_a_run_is_finished_when_it_was_evaluated_as_is_asked(tmp_path):
+    single = written(shots.get_config("shots=1,seed=1"), tmp_path)
+    for key, value, more in (
+        ("eval.calibrate", True, {"calibration": {}}),
+        ("ood.sets", ("noise",), {"ood": {"images": {"noise": 1}, "temperature": 1.0}}),
+        ("ood.threshold", "unknown", {"ood_threshold": {"chosen": "unknown"}}),
+    ):
+        single.config.update_from_flattened_dict({key: value})
+        assert not single.finished
+        path = single.folder / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+        assert single.finished
 
 
 def test_a_setting_that_is_gone_makes_a_difference(tmp_path):
     single = written(shots.get_config("shots=1,seed=1"), tmp_path, **{"method.old": 3})
     assert not single.finished
     with pytest.raises(InputError, match=r"in method.old \(3 there, no such setting now\):"):
-        check_same(single.folder, flatten(single.config), ())
+        check_same(single.folder, flatten(single.config), (), ())
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from pathlib import Path
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
+from sotglp_jax.data import pictures
 from sotglp_jax.data.sources import Dataset, Source
-from sotglp_jax.data.transforms import Resize, resize_and_crop
+from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 
 SIDE, GAP = 112, 8  # pixels of an image, and around it
@@ -56,7 +57,7 @@ def _row(dataset: Dataset, label: int, shots: Collection[str]) -> Image.Image:
         if source is dataset.train and source.names[place] in shots:
             box = (left - GAP // 2, top - GAP // 2, left + SIDE + GAP // 2, top + SIDE + GAP // 2)
             ImageDraw.Draw(row).rectangle(box, fill=BLUE)
-        pixels = resize_and_crop(source[place]["image"], Resize(SIDE))
+        pixels = pictures.load(source[place]["image"], Resize(SIDE))
         row.paste(Image.fromarray(pixels), (left, top))
     return row
 
