@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": ("predict", "classify pictures"),
     "serve": ("serve", "answer with it on a page and to programs"),
     "export": ("export", "write one file that jax alone runs"),
+    "push": ("push", "put a run on the hub"),
     "inspect": ("inspect", "show what prompts learned"),
     "report": ("reports", "make tables and figures of runs"),
     "exchange": ("exchange", "take prompts from and to PyTorch"),

@@ -8,13 +8,14 @@ import argparse
 from absl import flags, logging
 
 from sotglp_jax.errors import run_command
-from sotglp_jax.paths import local
+from sotglp_jax.paths import local, trained
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m sotglp_jax.export", description=__doc__)
-    parser.add_argument("run", metavar="RUN_FOLDER", type=local, help="folder of a finished run")
+    run = "folder of a finished run, or hf:owner/name"
+    parser.add_argument("run", metavar="RUN_FOLDER", type=trained, help=run)
     parser.add_argument("--out", metavar="FILE", type=local, required=True, help="file to write")
     parser.add_argument(
         "--precision", choices=("bf16", "float32"), default="", help="of products [as the run]"
@@ -26,11 +27,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Writes the export."""
     from sotglp_jax.devices import programs
-    from sotglp_jax.trained import exported
+    from sotglp_jax.trained import exported, hub
 
     logging.set_verbosity(logging.WARNING)
     programs.keep()
-    exported.write(arguments.run, arguments.out, arguments.precision)
+    exported.write(hub.locate(arguments.run), arguments.out, arguments.precision)
     out = arguments.out
     print(f"export: {out} ({out.stat().st_size / 1e6:.0f} MB), {out}.json")
 

@@ -18,6 +18,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 BUCKET = "gs://"
+HUB = "hf:"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|(gs|s3|hf|https?):", re.IGNORECASE)
 
 AnyPath = Path | epath.Path  # the latter in a bucket; of its methods those of both are used
@@ -141,3 +142,12 @@ def _refused(given: str | os.PathLike, key: str, usable: str) -> InputError:
         f"{key}{'=' * bool(key)}{given} is an address, and only {usable} can be used: copy or "
         "mount it, and give its path."
     )
+
+
+def trained(given: str) -> Path | str:
+    """What was trained: the path as `local` has it, or the address of a run on the hub.
+
+    Raises:
+      InputError: it is another address.
+    """
+    return given if given.startswith(HUB) else local(given)

@@ -19,7 +19,7 @@ from absl import flags, logging
 
 from sotglp_jax.data.files import describe, read_folder
 from sotglp_jax.errors import InputError, run_command
-from sotglp_jax.paths import local
+from sotglp_jax.paths import local, trained
 
 if TYPE_CHECKING:
     from sotglp_jax.trained.classifier import Classifier, Prediction
@@ -33,7 +33,8 @@ Line = Callable[[dict], str]
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m sotglp_jax.predict", description=__doc__)
-    parser.add_argument("run", metavar="RUN", type=local, help="a finished run's folder, or export")
+    run = "a finished run's folder, an export, or hf:owner/name"
+    parser.add_argument("run", metavar="RUN", type=trained, help=run)
     parser.add_argument("images", metavar="IMAGE_OR_FOLDER", nargs="+", help="folders: all below")
     parser.add_argument("--topk", type=int, default=5, help="classes to show [5]")
     parser.add_argument(

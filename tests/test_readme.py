@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hubs
 import numpy as np
 import own_methods
 import pytest
@@ -71,6 +72,14 @@ def clone(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Variables that make a hub on this machine the one that commands know."""
+    with hubs.serve({}, tmp_path / "cache", monkeypatch) as hub:
+        variables = {"HF_ENDPOINT": hub.address, "HF_TOKEN": hubs.TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        yield variables | {"HF_HUB_CACHE": str(tmp_path / "hub")}
+
+
 def as_run_here(line: str, folder: Path, clip_folder: Path) -> list[str]:
     """The command with what is here for what its names stand for, and shorter."""
     for name, path in (
@@ -96,7 +105,7 @@ def as_run_here(line: str, folder: Path, clip_folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_commands(page, folder, clip_folder, environment, clone):
+def test_commands(page, folder, clip_folder, environment, clone, served):
     for line in commands(page):
         refused = [result for x, result in REFUSED.items() if re.search(x, line)]
         code, said = refused[0] if refused else (0, "")
@@ -109,6 +118,7 @@ def test_commands(page, folder, clip_folder, environment, clone):
             text=True,
             cwd=clone,
             env=environment
+            | served
             | variables
             | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         )

@@ -184,14 +184,14 @@ def _fetch(repository: str, name: str) -> Path | None:
             return None
         raise InputError(
             f"{repository} is no folder here, its {name} is not in the hub's local cache, and it "
-            f"cannot be downloaded ({_first_line(error)}): connect to the hub once, or give a path."
+            f"cannot be downloaded ({first_line(error)}): connect to the hub once, or give a path."
         ) from None
     except EntryNotFoundError:
         return None
     except Exception as error:  # the hub raises many kinds: network, HTTP, disk, repository
         raise InputError(
             f"{repository} is no folder here, and {name} of the hub repository of this name cannot "
-            f"be downloaded ({_first_line(error)}): check the name and the network."
+            f"be downloaded ({first_line(error)}): check the name and the network."
         ) from None
     _check_hash(path, repository)
     return path
@@ -204,7 +204,8 @@ def _has_snapshot(repository: str) -> bool:
     return any(cache.glob("snapshots/*/*"))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of the hub says, without what follows it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 

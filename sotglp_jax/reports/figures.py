@@ -102,11 +102,11 @@ def _looks(results: Sequence[Result], classes: Sequence[str]) -> Iterator[Pictur
             "cosines of its patches and each local prompt of the class with the prompt's three "
             "best patches, and their mean with the patches that are kept. Above each prompt: the "
             "share of the kept patches that the transport plan gives mostly to it.",
-            gallery.draw(some.images, some.maps, _titles(some)),
+            gallery.draw(some.images, some.maps, titles(some)),
         )
 
 
-def _titles(examples: Examples) -> Sequence[str]:
+def titles(examples: Examples) -> Sequence[str]:
     """Writes what a run says of its examples; of older versions' their class alone."""
     if examples.answers is None:
         return examples.names

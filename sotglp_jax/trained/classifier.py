@@ -16,8 +16,7 @@ from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import detection
 from sotglp_jax.evaluators.maps import Maps
-from sotglp_jax.paths import local
-from sotglp_jax.trained import exported, finished, outputs
+from sotglp_jax.trained import exported, finished, hub, outputs
 from sotglp_jax.trained.finished import Finished
 
 MOST = 32  # images of a batch
@@ -110,8 +109,9 @@ class Classifier:
         """Loads a trained classifier.
 
         Args:
-          path: the folder of a finished run, whose CLIP is loaded too, or a file that
-            `python -m sotglp_jax.export` wrote, which is all that is needed.
+          path: the folder of a finished run, whose CLIP is loaded too, a run on the hub as
+            "hf:owner/name", or a file that `python -m sotglp_jax.export` wrote, which is all that
+            is needed.
           recall: share of pictures of the classes that its threshold is to let through; None takes
             the threshold that it has, of 95 % unless the run chose another way.
 
@@ -125,7 +125,7 @@ class Classifier:
 
     @classmethod
     def _load(cls, path: str | os.PathLike) -> "Classifier":
-        path = local(path)
+        path = hub.locate(path)
         if path.is_dir():
             return cls._of_run(finished.load(path))
         about, program = exported.load(path)

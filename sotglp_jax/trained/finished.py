@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sotglp_jax import clip, workdir
+from sotglp_jax import __version__, clip, workdir
 from sotglp_jax.data.pixels import read_image
 from sotglp_jax.data.sources import Dataset, Source
 from sotglp_jax.errors import InputError
@@ -44,7 +44,14 @@ def load(folder: Path, precision: str = "") -> Finished:
         raise InputError(f"{folder} is no run folder: it has no {workdir.CONFIG}.")
     results = _results(folder)
     stated = {k: x for k, x in results["config"].items() if k != "clip.sha256"}
-    config = unflatten(defaults(stated) | stated)
+    usual = defaults(stated)
+    if newer := sorted(stated.keys() - usual.keys()):
+        maker = results["versions"]["sotglp_jax"]
+        raise InputError(
+            f"{folder} is a run of another version, sotglp_jax {maker}, with settings that "
+            f"{__version__} here does not have ({', '.join(newer)}): install that one."
+        )
+    config = unflatten(usual | stated)
     validate(config)
     if precision:
         config.precision = precision

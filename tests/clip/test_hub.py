@@ -1,52 +1,11 @@
 """Downloads, against a hub on this machine."""
 
-import hashlib
-import http.server
-import threading
-
 import clips
+import hubs
 import pytest
 
 from sotglp_jax.clip import hub
 from sotglp_jax.errors import InputError
-
-COMMIT = "0" * 40
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    """Serves {repository: {file name: content}} as huggingface.co does."""
-
-    def __init__(self, repositories):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.repositories, self.requests, self.damage = repositories, [], False
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self, with_body):
-        repository, _, name = self.path.lstrip("/").partition("/resolve/main/")
-        self.server.requests.append((self.command, name))
-        files = self.server.repositories.get(repository, {})
-        body = files.get(name)
-        self.send_response(200 if body is not None else 404)
-        if body is None:
-            self.send_header("X-Error-Code", "EntryNotFound" if files else "RepoNotFound")
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(body or b"").hexdigest()}"')
-        if body is not None and self.server.damage and with_body:
-            body = b"X" + body[1:]
-        self.send_header("Content-Length", str(len(body or b"")))
-        self.end_headers()
-        if with_body and body is not None:
-            self.wfile.write(body)
-
-    def do_HEAD(self):
-        self.answer(with_body=False)
-
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
@@ -55,33 +14,18 @@ def server(tmp_path, monkeypatch):
     tokenizer = {"tokenizer.json": files.pop("tokenizer.json")}
     weights = files["model.safetensors"]
     config = b'{"model_cfg": {"quick_gelu": true}}'
-    served = Hub(
-        {
-            hub.OPENAI["ViT-B/16"]: {
-                "open_clip_model.safetensors": weights,
-                "model.safetensors": b"a vision tower alone",
-                "open_clip_config.json": config,
-            },
-            hub.OPENAI_VOCABULARY: tokenizer,
-            "someone/clip": {"model.safetensors": weights} | tokenizer,
-            "someone/else": {"pytorch_model.bin": b"a pickle"},
-        }
-    )
-    thread = threading.Thread(target=served.serve_forever)
-    thread.start()
-    address = f"http://127.0.0.1:{served.server_port}"
-    for module in ("constants", "file_download"):
-        monkeypatch.setattr(f"huggingface_hub.{module}.ENDPOINT", address, raising=False)
-    monkeypatch.setattr(
-        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
-        address + "/{repo_id}/resolve/{revision}/{filename}",
-    )
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    yield served
-    served.shutdown()
-    thread.join()
-    served.server_close()
+    repositories = {
+        hub.OPENAI["ViT-B/16"]: {
+            "open_clip_model.safetensors": weights,
+            "model.safetensors": b"a vision tower alone",
+            "open_clip_config.json": config,
+        },
+        hub.OPENAI_VOCABULARY: tokenizer,
+        "someone/clip": {"model.safetensors": weights} | tokenizer,
+        "someone/else": {"pytorch_model.bin": b"a pickle"},
+    }
+    with hubs.serve(repositories, tmp_path / "cache", monkeypatch) as served:
+        yield served
 
 
 def test_a_name_brings_weights_config_and_openai_vocabulary(server):
