@@ -18,7 +18,7 @@ from sotglp_jax.serve import app
 from sotglp_jax.serve.__main__ import bound, configuration
 from sotglp_jax.serve.limits import Limits
 
-LIMITS = Limits(bytes=1 << 20, pictures=4, pixels=1_000_000, seconds=1)
+LIMITS = Limits(bytes=1 << 20, pictures=4, pixels=1_000_000, seconds=5)
 PATHS = ["/predict", "/predict?top=x", "/..%2f..%2fetc/passwd", "/%00", "//evil", "/" + "a" * 3000]
 HOSTS = [b"localhost", b"evil.example", b"", b"a b", b"localhost\r\nHost: evil", b"[::1", b"\xff"]
 FORM, JSON = b"multipart/form-data; boundary=x", b"application/json"

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import logging
 import os
 import time
@@ -49,7 +50,8 @@ def test_nothing_of_a_request_is_logged(caplog, capfd):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for():
-    with rough.serving(served.classifier()) as address:
+    hasty = dataclasses.replace(rough.LIMITS, seconds=0.5)
+    with rough.serving(served.classifier(), hasty) as address:
         began = time.monotonic()
         assert exchange(address, post(b"{", length=b"100")) == 408
         assert time.monotonic() - began < 10
