@@ -622,13 +622,13 @@ def test_a_curve_is_of_runs_that_differ_in_just_that(tmp_path):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "10"]
 
 
-def keep_maps(folder: Path, *names):
+def keep_maps(folder: Path, *names, **answers):
     """Maps of random numbers, two prompts on 2 x 2 patches, as an evaluation keeps them."""
     rng, n = np.random.default_rng(len(names)), len(names)
     drawn = {"prompts": rng.random((n, 2, 2, 2)), "combined": rng.random((n, 2, 2))}
     drawn |= {"tops": np.tile([0, 1, 3], (n, 2, 1)), "kept": rng.random((n, 2, 2)) > 0.5}
     drawn |= {"shares": np.full((n, 2), 0.5), "images": np.zeros((n, 8, 8, 3), np.uint8)}
-    write_arrays(folder / maps.FILE, names=np.array(names), **drawn)
+    write_arrays(folder / maps.FILE, names=np.array(names), **drawn, **answers)
 
 
 def test_figure_2_shows_the_classes_that_were_asked_for(tmp_path):
@@ -651,6 +651,15 @@ def test_figure_2_shows_the_classes_that_were_asked_for(tmp_path):
     with pytest.raises(InputError, match='of a class "x", but of zigzagged, dotted, b, a, c') as e:
         report.write(tmp_path / "runs", tmp_path / "out", ["b", "x"])
     assert "\n" not in str(e.value) and not (tmp_path / "out").exists()
+
+
+def test_figure_2_shows_what_is_said_of_the_images(tmp_path):
+    said = {"given": np.array(["a", "$x^$"]), "probability": np.array([0.9, 0.5])}
+    keep_maps(write(tmp_path, 0.9), "a", "b", **said, flagged=np.array([False, True]))
+    picture = figures.make(results.load(tmp_path)[0])[0]
+    titles = [axes.get_title() for axes in picture.figure.axes]
+    assert titles[0] == "a (90%)" and titles[4] == "b, taken for $x^$\n(50%)\nout of distribution"
+    texts_apart(picture)
 
 
 def keep_predictions(folder: Path, label, predicted, probability, maps_of=False, sets=()):

@@ -24,7 +24,7 @@ from sotglp_jax.configs import common
 from sotglp_jax.data import digits, pictures
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
-from sotglp_jax.evaluators import classification, detection
+from sotglp_jax.evaluators import classification, detection, maps
 from sotglp_jax.trained import finished
 from sotglp_jax.trained.classifier import bucket
 
@@ -136,6 +136,14 @@ def test_unknown_pictures_are_flagged_as_the_evaluation_says(run, classifier):
     assert kept["chosen"] == "recall" and told["images"] == 9
     found = classifier(sorted((run.parent / "unknown").iterdir()))
     assert found.is_ood.mean() == told["flagged"]
+
+
+def test_maps_of_a_run_are_kept_with_what_the_classifier_says(run, classifier):
+    kept, labels = maps.load(run).answers, digits.source(TEST).labels
+    found = classifier([digits.draw(TEST[labels.index(k)]) for k in range(10)])
+    assert kept.given.tolist() == found.names
+    np.testing.assert_allclose(kept.probability, found.best.max(-1), atol=1e-5)
+    np.testing.assert_array_equal(kept.flagged, found.is_ood)
 
 
 def test_a_threshold_is_of_the_recall_that_is_asked_for(run, classifier, exported):
