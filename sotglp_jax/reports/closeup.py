@@ -231,12 +231,15 @@ def _scores(one: Seen) -> Iterator[Picture]:
         return
     with workdir.read_arrays(path) as found:
         arrays = found
-    names = list(result.contents["ood"]["scores"])
+    names, kept = list(result.contents["ood"]["scores"]), result.contents.get("ood_threshold", {})
     (histograms, above), (curves, below) = panels_of(len(names)), panels_of(len(names))
     for upper, lower, name in zip(above, below, names, strict=True):
         sets = {key.rpartition("/")[0]: x for key, x in arrays.items() if key.endswith(f"/{name}")}
         title = score_title(result.contents, name)
         _histogram(upper, sets)
+        if name == kept.get("score") and result.contents["ood"]["temperature"] == 1:
+            style = {"color": "black", "linestyle": ":", "label": "threshold of predictions"}
+            upper.axvline(kept["value"], **style)
         upper.set(xlabel=title, ylabel="share of the images in %")
         _curves(lower, sets)
         lower.set(title=title, xlabel="other images let through in %", ylabel="test images in %")

@@ -705,7 +705,7 @@ def test_a_closer_look_is_taken_at_the_best_run_and_compares_all(looked_at):
     best.contents["calibration"] = {"ece": {"before": 0.2, "after": 0.15}}
     told = {"images": 9, "flagged": 0.1, "auroc": 0.48, "separates": False}
     about = {"value": 0.3, "chosen": "recall", "part": "val", "images": 40, "passing": 0.95}
-    about |= {"interval": [0.83, 0.99], "unknown": {"none": told}}
+    about |= {"interval": [0.83, 0.99], "unknown": {"none": told}, "score": "gl_mcm"}
     best.contents["ood_threshold"] = about
     seen = closeup.seen(found)
     calibration, classes = closeup.tables(seen, found)
@@ -725,6 +725,8 @@ def test_a_closer_look_is_taken_at_the_best_run_and_compares_all(looked_at):
     assert all("SOT-GLP, seed 1" in p.caption for p in pictures[:4])
     assert "none: the scores do not separate: AUROC 48 %; 10.0 % of 9 images" in pictures[2].caption
     assert "95.0 % of 40 validation images, so 83.0 to 99.0 % of others" in pictures[2].caption
+    kept = [axes.lines[-1].get_xdata()[0] for axes in pictures[2].figure.axes]
+    assert kept[2] == 0.3 and kept.count(0.3) == 1  # of the score that predictions take
     with np.load(best.folder / closeup.SCORES) as arrays:
         areas = [detection.auroc(arrays["test/mcm"], arrays[f"{name}/mcm"]) for name in SETS]
     lines = pictures[3].figure.axes[0].lines[: len(SETS)]
