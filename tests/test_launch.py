@@ -1,5 +1,6 @@
 """Sweeps, and the scripts below launch/: their commands, and what they do when runs are cut off."""
 
+import functools
 import json
 import os
 import shlex
@@ -40,7 +41,7 @@ def bash(*arguments, path=None, **options):
 def test_shellcheck_finds_nothing():
     shellcheck = Path(sys.executable).with_name("shellcheck")  # of the extra `test`
     scripts = [*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")]
-    assert len(scripts) == 3
+    assert len(scripts) == 4
     subprocess.run([shellcheck, "--norc", *scripts], check=True)
 
 
@@ -55,18 +56,22 @@ def test_dry_runs_print_every_command():
         assert process.returncode == 0, err
         assert [line.split()[0] for line in out.splitlines()] == commands
         # What a shell makes of the line is the main command with the same arguments.
-        line = next(x for x in out.splitlines() if "sotglp_jax.main --" in x or "main\\ " in x)
-        words = shlex.split(line.replace("$'", "'").replace("\\n", " "))
-        if script == "tpu_vm.sh":
-            words = shlex.split(words[-1].replace("\\\\", "\\"))
-        assert words[-2:] == [CONFIG, SCALE] and "sotglp_jax.main" in words
+        if script != "tpu_vm.sh":  # whose line is run below
+            line = next(x for x in out.splitlines() if "sotglp_jax.main --" in x)
+            words = shlex.split(line)
+            assert words[-2:] == [CONFIG, SCALE] and "sotglp_jax.main" in words
 
 
 @pytest.mark.parametrize(
-    ("script", "said"), [("slurm.sbatch", "--workdir=DIR is missing"), ("tpu_vm.sh", "needs NAME")]
+    ("script", "given", "said"),
+    [
+        ("slurm.sbatch", (), "--workdir=DIR is missing"),
+        ("tpu_vm.sh", (), "needs NAME"),
+        ("tpu_vm.sh", ("me", "z", "v7x-16", "b"), "v7x-16 is no TPU that"),
+    ],
 )
-def test_missing_arguments_are_said(script, said):
-    process = bash(LAUNCH / script, CONFIG)
+def test_wrong_arguments_are_said(script, given, said):
+    process = bash(LAUNCH / script, *given, CONFIG)
     assert said in process.communicate()[1] and process.returncode == 2
 
 
@@ -114,47 +119,140 @@ def test_slurm_puts_back_only_what_the_time_limit_cut_off(
     assert not requeued or calls.read_text() == "requeue 7\n"
 
 
-# Fails to train once, is preempted once, then ends with results.
+@pytest.mark.parametrize(
+    ("kind", "given", "accelerator", "runtime"),
+    [
+        ("v6e", "v6e-16", "v6e-16", "v2-alpha-tpuv6e"),
+        ("v5e", "v5e-16", "v5litepod-16", "v2-alpha-tpuv5-lite"),
+        ("v5e", "v5litepod-4", "v5litepod-4", "v2-alpha-tpuv5-lite"),
+        ("v5p", "v5p-8", "v5p-8", "v2-alpha-tpuv5"),
+        ("v4", "v4-8", "v4-8", "tpu-ubuntu2204-base"),
+    ],
+)
+def test_a_tpu_has_the_software_of_its_kind(kind, given, accelerator, runtime):
+    out, _ = bash(LAUNCH / "tpu_vm.sh", "--dry-run", "me", "z", given, "b", CONFIG).communicate()
+    asked = shlex.split(out.splitlines()[0])
+    assert f"--accelerator-type={accelerator}" in asked and "--spot" in asked
+    assert f"--runtime-version={runtime}" in asked
+
+
+@pytest.mark.parametrize(
+    ("options", "passed", "spot"),
+    [
+        ([], ["--network=n", "--labels=a=b,c=d", "--service-account=me@here"], True),
+        (["--on-demand"], ["--network=n"], False),
+        ([], ["--reserved"], False),
+    ],
+)
+def test_what_follows_two_dashes_goes_to_gcloud(options, passed, spot):
+    given = [*options, "me", "z", "v6e-16", "b", CONFIG, "--", *passed]
+    out, err = bash(LAUNCH / "tpu_vm.sh", "--dry-run", *given).communicate()
+    asked, *others = out.splitlines()
+    words = shlex.split(asked)
+    assert set(passed) < set(words) and ("--spot" in words) == spot, err
+    assert not any(word in line for word in passed for line in others)
+
+
+def test_what_is_not_sent_is_told(tmp_path):
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@here"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    call = ["bash", LAUNCH / "tpu_vm.sh", "--dry-run", "me", "z", "v6e-16", "b", CONFIG]
+    run = functools.partial(subprocess.run, call, cwd=tmp_path, capture_output=True, text=True)
+    assert run().stderr == ""
+    (tmp_path / "mine.py").touch()
+    assert run().stderr == "note: what is not committed is not sent:\n?? mine.py\n"
+
+
+# Fails to train once, is preempted once, then comes to its end.
 GCLOUD = """
 cd {folder}; echo "$*" >> calls
 case "$*" in
   *describe*) if [ -e tpu ]; then cat tpu; else exit 1; fi ;;
   *" create "*) echo ACTIVE > tpu ;;
   *delete*) rm tpu ;;
-  *sotglp_jax.main*--distributed*)
+  *worker.sh*)
     echo >> trained
     case $(wc -l < trained) in
       1) exit 1 ;;
-      2) echo SUSPENDED > tpu; exit 255 ;;
-      *) touch results.json ;;
+      2) echo SUSPENDED > tpu; exit 42 ;;
     esac ;;
-  *results.json) [ -e results.json ] ;;
 esac
 """
 
 
-def test_a_preempted_tpu_is_queued_again_until_there_are_results(tmp_path):
-    stand_in(tmp_path / "bin", "gcloud", GCLOUD.format(folder=tmp_path))
-    process = bash(
-        LAUNCH / "tpu_vm.sh", "me", "z", "v6e-16", "b", CONFIG, path=tmp_path / "bin", PAUSE="0"
-    )
+def on_a_tpu(tmp_path, script):
+    stand_in(tmp_path / "bin", "gcloud", script.format(folder=tmp_path))
+    given = (LAUNCH / "tpu_vm.sh", "me", "z", "v6e-16", "b", CONFIG)
+    process = bash(*given, path=tmp_path / "bin", PAUSE="0")
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    calls = (tmp_path / "calls").read_text()
-    assert calls.count("--distributed=auto") == 3
+    return process.returncode, err, (tmp_path / "calls").read_text()
+
+
+def test_a_preempted_tpu_is_queued_again_until_all_is_done(tmp_path):
+    code, err, calls = on_a_tpu(tmp_path, GCLOUD)
+    assert code == 0, err
+    assert calls.count("worker.sh") == 3
     assert calls.count("queued-resources create me") == 2
     assert calls.count("queued-resources delete me") == 2 and not (tmp_path / "tpu").exists()
 
 
 def test_a_run_that_fails_on_a_healthy_tpu_ends(tmp_path):
-    script = GCLOUD.replace("echo >> trained", "exit 2").format(folder=tmp_path)
-    stand_in(tmp_path / "bin", "gcloud", script)
-    process = bash(
-        LAUNCH / "tpu_vm.sh", "me", "z", "v6e-16", "b", CONFIG, path=tmp_path / "bin", PAUSE="0"
+    code, err, calls = on_a_tpu(tmp_path, GCLOUD.replace("echo >> trained", "exit 2"))
+    assert code == 1 and "failed three times" in err
+    assert calls.count("worker.sh") == 3
+
+
+def test_the_log_of_a_tpu_worker_is_in_the_bucket_to_its_last_line(tmp_path):
+    """What a worker is sent, run here with stand-ins for gcloud and for the worker's script."""
+    out, _ = bash(
+        LAUNCH / "tpu_vm.sh", "--dry-run", "me", "z", "v6e-16", "b", "--x=(1, 2)"
+    ).communicate()
+    (sent,) = (line for line in out.splitlines() if "worker.sh" in line)
+    # printf %q writes what bash reads.
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {sent}"], capture_output=True, text=True)
+    sent = words.stdout.split("\0")[-2].removeprefix("--command=")
+    (tmp_path / "sotglp_jax").mkdir()
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "activate").touch()
+    stand_in(tmp_path / "bin", "gcloud", f'cp "$4" {tmp_path}/copied; echo "$5" > {tmp_path}/where')
+    stand_in(tmp_path / "sotglp_jax" / "launch", "worker.sh", 'printf "%s\\n" "$@"; exit 42')
+    env = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", sent], cwd=tmp_path, env=env, capture_output=True, text=True
     )
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and "failed three times" in err
-    assert (tmp_path / "calls").read_text().count("--distributed=auto") == 3
+    assert done.returncode == 42
+    assert done.stdout == (tmp_path / "copied").read_text() == "--workdir=gs://b/me\n--x=(1, 2)\n"
+    assert (tmp_path / "where").read_text() == "gs://b/me/logs/\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "asked", "code"),
+    [
+        ("trap 'sleep 0.1; exit 0' TERM", True, 42),  # preempted, and saved
+        ("", True, 42),  # before it could save anything
+        ("trap 'exit 2' TERM", True, 2),
+        ("exit 0", False, 0),
+        ("exit 3", False, 3),
+    ],
+)
+def test_a_worker_that_is_preempted_asks_to_go_on(tmp_path, script, asked, code):
+    started = tmp_path / "started"
+    stand_in(
+        tmp_path / "bin",
+        "python",
+        f'{script}\necho "$@" > {started}; while sleep 0.05; do :; done',
+    )
+    process = bash(LAUNCH / "worker.sh", "--workdir=w", CONFIG, path=tmp_path / "bin")
+    if asked:
+        while not started.exists() or not started.read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code, err
+    if asked:
+        words = f"-m sotglp_jax.main --distributed=auto --workdir=w {CONFIG}\n"
+        assert started.read_text() == words
 
 
 def test_gke_has_one_pod_a_host():
