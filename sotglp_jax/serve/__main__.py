@@ -28,7 +28,9 @@ OPEN = (
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="sotglp serve", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="a finished run's folder, or export")
+    parser.add_argument(
+        "run", metavar="RUN", help="a finished run's folder, an export, or hf:owner/name"
+    )
     parser.add_argument(
         "--recall", type=float, help="share of pictures of known classes not to flag [0.95]"
     )

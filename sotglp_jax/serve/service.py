@@ -44,7 +44,7 @@ class Service:
         for count in (1, ROWS):
             self._classify([blank] * count)
         self._maps = self._has_maps(blank)
-        self._recalls = [self._at(recall) for recall in self._offered()]
+        self._recalls = self._offered()
         self.bodies = asyncio.Semaphore(limits.bodies)  # what reads a request holds it
         self._pool = concurrent.futures.ThreadPoolExecutor(loader.cores())
         self._batcher = Batcher(self._classify, ROWS)
@@ -63,12 +63,19 @@ class Service:
         found = self._classifier.of_pixels(np.stack(pixels), rows, self._maps)
         return [(found, row) for row in range(len(pixels))]
 
-    def _offered(self) -> Sequence[float]:
-        return RECALLS if len(self._classifier.known_scores) else ()
+    def _offered(self) -> list[dict]:
+        """Thresholds by recall, the classifier's own among them; none without known scores."""
+        classifier = self._classifier
+        if not len(classifier.known_scores):
+            return []
+        offered = [(recall, classifier.threshold_at(recall)) for recall in RECALLS]
+        if classifier.threshold not in dict(offered).values():
+            own = detection.passing(classifier.known_scores, classifier.threshold)[0]
+            offered.append((own, classifier.threshold))
+        return [self._at(*one) for one in sorted(offered)]
 
-    def _at(self, recall: float) -> dict:
+    def _at(self, recall: float, threshold: float) -> dict:
         """A threshold, and what share of pictures of the classes it lets through."""
-        threshold = self._classifier.threshold_at(recall)
         share, low, high = detection.passing(self._classifier.known_scores, threshold)
         return {"recall": recall, "threshold": threshold, "share": share, "interval": [low, high]}
 

@@ -293,6 +293,15 @@ def test_the_description_is_of_what_is_answered(client):
     assert all(x["interval"][0] <= x["share"] <= x["interval"][1] for x in about["recalls"])
 
 
+def test_a_threshold_that_was_chosen_otherwise_is_one_of_those_offered():
+    with client_of(served.classifier(threshold=0.333)) as client:
+        offered = client.get("/about").json()["recalls"]
+    assert 0.333 in [x["threshold"] for x in offered]
+    for name, way in (("recall", 1), ("share", 1), ("threshold", -1)):
+        values = [x[name] for x in offered]
+        assert values == sorted(values)[::way], name
+
+
 def test_the_page_runs_its_own_script_and_fetches_nothing_from_elsewhere(client):
     answer = client.get("/")
     policy, page = answer.headers["content-security-policy"], answer.text
