@@ -390,10 +390,10 @@ def _threshold(
     if validated:
         part, values = "val", validated[1]["ood"]["single"]
     others, chosen = {name: x["single"] for name, x in outside.items()}, run.config.ood.threshold
-    value = ood.threshold(values)
+    value, judged = ood.threshold(values), others
     if chosen == "unknown":
         value = ood.separating(values, np.concatenate([x[::2] for x in others.values()]))
-        others = {name: x[1::2] if len(x) > 1 else x for name, x in others.items()}
+        judged = {name: x[1::2] if len(x) > 1 else x for name, x in others.items()}
     share, low, high = ood.passing(values, value)
     return {
         "score": detection.single_name(inside),
@@ -404,20 +404,19 @@ def _threshold(
         "images": len(values),
         "passing": share,
         "interval": [low, high],
-        "unknown": {name: _told(inside["single"], x, value) for name, x in others.items()},
+        "unknown": {
+            name: {"images": len(x), "flagged": float(np.mean(x < value))}
+            | _told(inside["single"], others[name])
+            for name, x in judged.items()
+        },
         "scores": np.sort(values).tolist(),
     }
 
 
-def _told(inside: np.ndarray, outside: np.ndarray, limit: float) -> dict:
-    """How well images of a set are told from the test images by their score."""
+def _told(inside: np.ndarray, outside: np.ndarray) -> dict:
+    """Whether images of a set are told from the test images by their score."""
     area = ood.auroc(inside, outside)
-    return {
-        "images": len(outside),
-        "flagged": float(np.mean(outside < limit)),
-        "auroc": area,
-        "separates": ood.separates(area, len(inside), len(outside)),
-    }
+    return {"auroc": area, "separates": ood.separates(area, len(inside), len(outside))}
 
 
 def describe(run: Run) -> dict:

@@ -322,6 +322,9 @@ def test_a_zero_shot_run_classifies_by_its_sentences(clip_folder, tmp_path):
     (told,) = threshold["unknown"].values()
     assert told["images"] == 4 and told["flagged"] == seen[1].is_ood[1::2].mean()
     assert threshold["passing"] == 1 - seen[0].is_ood.mean()
+    area = detection.auroc(found.ood_score, others)
+    assert told["auroc"] == pytest.approx(area, abs=1e-3)
+    assert told["separates"] == detection.separates(told["auroc"], len(TEST), 9)
     with pytest.raises(InputError, match="no local prompts"):
         classifier(digits.draw(900), maps=True)
 
