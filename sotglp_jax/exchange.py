@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from sotglp_jax import main
 from sotglp_jax.errors import InputError, run_command
-from sotglp_jax.paths import local
+from sotglp_jax.paths import local, place
 
 
 def bring_in(path: Path, config: ConfigDict, folder: str) -> None:
@@ -103,7 +103,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("out", help="prompts of a run to a file", allow_abbrev=False)
-    out.add_argument("folder", metavar="WORKDIR", type=local)
+    out.add_argument("folder", metavar="WORKDIR", type=place)
     out.add_argument("--out", metavar="FILE", type=local, required=True)
     into = commands.add_parser("in", help="a file to a run folder", allow_abbrev=False)
     into.add_argument("file", metavar="FILE", type=local)

@@ -8,7 +8,7 @@ import argparse
 from absl import flags, logging
 
 from sotglp_jax.errors import run_command
-from sotglp_jax.paths import local, trained
+from sotglp_jax.paths import place, trained
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -16,7 +16,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sotglp_jax.export", description=__doc__)
     run = "folder of a finished run, or hf:owner/name"
     parser.add_argument("run", metavar="RUN_FOLDER", type=trained, help=run)
-    parser.add_argument("--out", metavar="FILE", type=local, required=True, help="file to write")
+    parser.add_argument("--out", metavar="FILE", type=place, required=True, help="file to write")
     parser.add_argument(
         "--precision", choices=("bf16", "float32"), default="", help="of products [as the run]"
     )
@@ -31,9 +31,9 @@ def main(arguments: argparse.Namespace) -> None:
 
     logging.set_verbosity(logging.WARNING)
     programs.keep()
-    exported.write(hub.locate(arguments.run), arguments.out, arguments.precision)
     out = arguments.out
-    print(f"export: {out} ({out.stat().st_size / 1e6:.0f} MB), {out}.json")
+    size = exported.write(hub.locate(arguments.run), out, arguments.precision)
+    print(f"export: {out} ({size / 1e6:.0f} MB), {out}.json")
 
 
 if __name__ == "__main__":

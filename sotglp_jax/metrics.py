@@ -28,11 +28,10 @@ class Growing:
 
     Args:
       path: of the file.
-      content: what it begins with.
+      content: what it holds.
     """
 
     def __init__(self, path: AnyPath, content: bytes = b""):
-        workdir.write(path, content)
         self._path, self._next = path if in_bucket(path) else None, 0.0
         self._file = io.BytesIO() if self._path else path.open("ab")
         if self._path:
@@ -73,6 +72,7 @@ class JsonLines:
         if path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             kept = [x for x in lines if x.endswith(b"\n") and json.loads(x)["step"] <= start]
+        workdir.write(path, b"".join(kept))
         self._file = Growing(path, b"".join(kept))
         self.sync, self.close = self._file.sync, self._file.close
 

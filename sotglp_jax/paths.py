@@ -2,11 +2,13 @@
 
 import errno
 import functools
+import io
 import logging
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from etils import epath
 
@@ -66,6 +68,21 @@ def absolute(path: AnyPath) -> AnyPath:
     return path if in_bucket(path) else path.absolute()
 
 
+def make(folder: AnyPath) -> None:
+    """Makes a folder and those above it; buckets have none.
+
+    Raises:
+      OSError: it cannot be made.
+    """
+    if not in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def opened(path: AnyPath) -> Path | BinaryIO:
+    """What Pillow opens: the path of a file, the content of an object."""
+    return io.BytesIO(path.read_bytes()) if in_bucket(path) else path
+
+
 def write(path: AnyPath, content: bytes) -> None:
     """Writes the whole file or nothing; in a bucket, an object appears when it is whole.
 
@@ -109,6 +126,8 @@ def files():
 
 def reason(error: Exception) -> str:
     """What an error says, in one line."""
+    if isinstance(error, FileNotFoundError):
+        return os.strerror(errno.ENOENT)
     lines = str(error).strip().splitlines()
     return getattr(error, "strerror", None) or (lines or [type(error).__name__])[-1].rstrip(".")
 
@@ -144,10 +163,10 @@ def _refused(given: str | os.PathLike, key: str, usable: str) -> InputError:
     )
 
 
-def trained(given: str) -> Path | str:
-    """What was trained: the path as `local` has it, or the address of a run on the hub.
+def trained(given: str) -> AnyPath | str:
+    """What was trained: the path as `place` has it, or the address of a run on the hub.
 
     Raises:
-      InputError: it is another address.
+      InputError: it is another address, or the bucket cannot be used.
     """
-    return given if given.startswith(HUB) else local(given)
+    return given if given.startswith(HUB) else place(given)

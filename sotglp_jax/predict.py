@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
+from sotglp_jax import paths
 from sotglp_jax.data.files import describe, read_folder
 from sotglp_jax.errors import InputError, run_command
-from sotglp_jax.paths import local, trained
+from sotglp_jax.paths import AnyPath, place, trained
 
 if TYPE_CHECKING:
     from sotglp_jax.trained.classifier import Classifier, Prediction
@@ -40,7 +41,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--recall", type=float, help="share of pictures of known classes not to flag [0.95]"
     )
-    parser.add_argument("--maps", metavar="DIR", type=local, help="for pictures of the patch maps")
+    parser.add_argument("--maps", metavar="DIR", type=place, help="for pictures of the patch maps")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON object an image")
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
@@ -97,16 +98,16 @@ def _flagged(classifier: "Classifier") -> str:
     )
 
 
-def _made(folder: Path | None) -> Path | None:
+def _made(folder: AnyPath | None) -> AnyPath | None:
     try:
         if folder:
-            folder.mkdir(parents=True, exist_ok=True)
+            paths.make(folder)
     except OSError as error:
         raise _unwritable(folder, error) from None
     return folder
 
 
-def _unwritable(folder: Path, error: OSError) -> InputError:
+def _unwritable(folder: AnyPath, error: OSError) -> InputError:
     return InputError(
         f"--maps={folder} cannot be written ({error.strerror}): choose another folder."
     )
@@ -124,16 +125,16 @@ def image_names(given: Sequence[str], left_out: Counter[str]) -> list[str]:
     """
     names = {}
     for name in given:
-        path = local(name)
+        path = place(name)
         if not path.exists():
             raise InputError(f"{name} is not there: give images, or folders of them.")
         folder = read_folder(path)
         left_out.update(folder.count_left_out())
         images = [path / x for x in folder.list_images(path)] if path.is_dir() else [path]
         for image in images:
-            if image.absolute() in names:
+            if paths.absolute(image) in names:
                 raise InputError(f"{image} is given twice: name it, or a folder above it, once.")
-            names[image.absolute()] = str(image)
+            names[paths.absolute(image)] = str(image)
     if not names:
         inside = f", but {describe(left_out)}" if left_out else ""
         raise InputError(f"{', '.join(given)}: no images{inside}: give others, such as jpg or png.")
@@ -141,7 +142,7 @@ def image_names(given: Sequence[str], left_out: Counter[str]) -> list[str]:
 
 
 def classify(
-    classifier: "Classifier", names: Sequence[str], topk: int, maps: Path | None
+    classifier: "Classifier", names: Sequence[str], topk: int, maps: AnyPath | None
 ) -> Iterator[dict]:
     """A record an image, in order; {"image", "error"} of one that cannot be read.
 
@@ -172,7 +173,7 @@ def classify(
             yield {"image": name} | found.get(number, {"error": str(pixels)})
 
 
-def _draw(folder: Path, numbers, files, pixels, prediction: "Prediction") -> Iterator[str]:
+def _draw(folder: AnyPath, numbers, files, pixels, prediction: "Prediction") -> Iterator[str]:
     """Draws the maps of each image; yields the pictures' names."""
     import jax
 
@@ -183,8 +184,10 @@ def _draw(folder: Path, numbers, files, pixels, prediction: "Prediction") -> Ite
         path = folder / f"{number + 1:05d}-{Path(file).stem}.png"
         said = gallery.title(prediction.names[i], prediction.best[i].max(), prediction.is_ood[i])
         figure = gallery.draw([pixels[i]], maps, [said])
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=200)
         try:
-            figure.savefig(path, dpi=200)
+            paths.write(path, drawn.getvalue())
         except OSError as error:
             raise _unwritable(folder, error) from None
         yield str(path)

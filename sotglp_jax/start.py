@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from sotglp_jax import methods, workdir
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import Method, Params
-from sotglp_jax.paths import local
+from sotglp_jax.paths import place
 from sotglp_jax.settings import defaults, differing, unflatten
 
 SHOWN = 20  # names of classes in a line
@@ -109,7 +109,7 @@ def load(
     Raises:
       InputError: it is no finished run, or has other parameters than this one; says why.
     """
-    folder = local(name, "--from")
+    folder = place(name, "--from")
     theirs, names = _load(folder, workdir.CONFIG), _load(folder, workdir.CLASSES)
     _check_same(folder, theirs, settings)
     stated = {key: x for key, x in theirs.items() if key != "clip.sha256"}

@@ -38,6 +38,7 @@ from ml_collections import ConfigDict
 from sotglp_jax import reproduce, study
 from sotglp_jax.errors import InputError, run_command
 from sotglp_jax.main import load
+from sotglp_jax.paths import in_bucket
 
 BAD_INPUT = 2  # the main command's exit code for what only the user can mend
 MAIN = (sys.executable, "-m", "sotglp_jax.main")
@@ -77,8 +78,9 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """Where its output goes, beside the run folder."""
-        return self.run.folder.with_name(self.run.folder.name + ".log")
+        """Where its output goes: beside the run folder, below `runs` where that is in a bucket."""
+        folder = self.run.folder
+        return (Path("runs") if in_bucket(folder) else folder.parent) / f"{folder.name}.log"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -228,11 +228,10 @@ def create(
     Raises:
       InputError: the folder cannot be written.
     """
-    if not in_bucket(workdir):
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(workdir, error) from None
+    try:
+        paths.make(workdir)
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
     write(workdir / CONFIG, _json(settings))
     write(workdir / IMAGES, _lines(images))
     write(workdir / CLASSES, _json(class_names))

@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import clips
 import jax
 import pytest
+from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
 from sotglp_jax import evaluate
@@ -39,6 +41,23 @@ def environment(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
+
+
+@pytest.fixture(scope="session")
+def emulator():
+    """Stands in for Google Cloud Storage; the environment in which commands ask it."""
+    import buckets
+
+    with buckets.serve() as variables:
+        yield variables
+
+
+@pytest.fixture
+def bucket(emulator, request):
+    """A folder of its own in a bucket."""
+    import buckets
+
+    return epath.Path(f"gs://{buckets.NAME}") / re.sub(r"\W+", "-", request.node.name)
 
 
 @pytest.fixture(scope="module")

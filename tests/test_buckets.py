@@ -1,33 +1,26 @@
 """Runs in a bucket, which an emulator stands in for."""
 
+import os
+import re
+import subprocess
 import sys
+from collections import Counter
 
 import buckets
 import jax
 import numpy as np
 import pytest
 import runs
-from etils import epath
+from conftest import ROOT
 
-from sotglp_jax import lease, metrics, paths, train, workdir
+from sotglp_jax import lease, metrics, paths, predict, train, workdir
 from sotglp_jax.checkpoint import Checkpoints
 from sotglp_jax.configs import common
+from sotglp_jax.data import datasets, digits, duplicates, loader
 from sotglp_jax.errors import InputError
 from sotglp_jax.run import prepare
 
 TIMES = {"images_per_second", "remaining_seconds"}
-
-
-@pytest.fixture(scope="module")
-def variables():
-    with buckets.serve() as variables:
-        yield variables
-
-
-@pytest.fixture
-def bucket(variables, request):
-    """A folder of its own."""
-    return epath.Path(f"gs://{buckets.NAME}/{request.node.name}")
 
 
 @pytest.fixture
@@ -69,10 +62,15 @@ def test_a_run_folder_holds_the_same_as_on_disk(bucket, tmp_path):
     assert there == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_metrics_are_there_when_a_checkpoint_is_and_now_and_then(bucket):
-    def steps():
-        return [line["step"] for line in runs.metrics(bucket)]
+def test_metrics_are_there_when_a_checkpoint_is_and_now_and_then(bucket, tmp_path):
+    def steps(folder=bucket):
+        return [line["step"] for line in runs.metrics(folder)]
 
+    on_disk = metrics.JsonLines(tmp_path / "metrics.jsonl", 0)
+    for step in (1, 2, 3):
+        on_disk.write(step, {"loss": 1.0})
+        assert steps(tmp_path)[-1] == step
+    on_disk.close()
     writers = metrics.create_writers(bucket, 0, metrics.Log(9, "accuracy"))[:2]
     for step in (1, 2, 3):
         for writer in writers:
@@ -110,13 +108,13 @@ def test_two_runs_do_not_share_a_folder_and_a_killed_one_lets_go(bucket, quick, 
         ("s3://bucket/x", "s3://bucket/x is an address, and only .* or below gs://BUCKET"),
     ],
 )
-def test_a_bucket_that_cannot_be_used_is_refused(variables, address, said, capfd):
+def test_a_bucket_that_cannot_be_used_is_refused(emulator, address, said, capfd):
     with pytest.raises(InputError, match=said):
         prepare(common.get_config(), address)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_bucket_that_cannot_be_written_is_refused(variables, capfd):
+def test_a_bucket_that_cannot_be_written_is_refused(emulator, capfd):
     folder = paths.place(f"gs://{buckets.READ_ONLY}/run")
     with pytest.raises(InputError, match=r"/run cannot be written \(me@here does not have access"):
         with workdir.alone(folder):
@@ -128,6 +126,53 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(InputError, match=r"gs://some is .*`pip install 'sotglp_jax\[gcs\]'`"):
         paths.place("gs://some/run")
+
+
+def pictures(folder):
+    """Ten digits of two classes each, and what else lies among pictures."""
+    source = digits.digits().test
+    for i in [*range(10), *range(500, 510)]:
+        path = folder / str(i // 500) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source[i]["image"].save(path)
+    (folder / "0/0.png").rename(folder / "0/without ending")
+    (folder / "0/notes.txt").write_text("no image")
+    (folder / "classes.json").write_text('{"0": "zero"}')
+    (folder / "1/.hidden.png").write_bytes(b"")
+    (folder / "1/deep").mkdir()
+    (folder / "1/500.png").rename(folder / "1/deep/500.png")
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX/x").write_bytes(b"")
+
+
+def upload(folder, bucket):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            (bucket / path.relative_to(folder).as_posix()).write_bytes(path.read_bytes())
+
+
+def test_a_folder_of_images_is_read_as_on_disk(bucket, tmp_path):
+    pictures(tmp_path / bucket.name)
+    upload(tmp_path / bucket.name, bucket)
+    ours, theirs = (datasets.resolve(str(x)) for x in (bucket, tmp_path / bucket.name))
+    assert (ours.name, ours.class_names, ours.notes) == (bucket.name, ("zero", "1"), theirs.notes)
+    for part, source in ours.parts.items():
+        same = theirs.parts[part]
+        assert (source.names, source.labels) == (same.names, same.labels)
+        for a, b in zip(source, same, strict=True):
+            np.testing.assert_array_equal(a["image"], b["image"])
+    names = [predict.image_names([str(x)], Counter()) for x in (bucket, tmp_path / bucket.name)]
+    assert [x.removeprefix("gs://stand-in") for x in names[0]] == [
+        x.removeprefix(str(tmp_path)) for x in names[1]
+    ]
+    assert duplicates.warnings(ours) == []
+    before = ours.test.states()
+    (bucket / ours.test.names[0]).write_bytes(b"damaged")
+    assert [a == b for a, b in zip(before, ours.test.states(), strict=True)][:2] == [False, True]
+    with pytest.raises(InputError, match=f"1 of .* cannot be read: {bucket}/{ours.test.names[0]}"):
+        loader.check_images([ours.test])
+    (bucket / ours.test.names[0]).unlink()
+    assert datasets.counts(datasets.present(ours))[2] == len(ours.test) - 1
 
 
 def prepared(clip_folder, folder):
@@ -152,3 +197,45 @@ def test_killed_and_resumed_equals_uninterrupted_on_disk(clip_folder, bucket, tm
     jax.tree.map(np.testing.assert_array_equal, *ended[-2:])
     assert values(bucket) == values(tmp_path)
     assert len(list(bucket.glob("events.out.tfevents.*"))) == 2
+
+
+@pytest.mark.slow
+def test_commands_go_from_bucket_to_bucket(command, main, emulator, clip_folder, bucket, tmp_path):
+    def arguments(top):
+        config = f"configs/fewshot.py:dataset={top}/photos,clip={clip_folder},shots=2"
+        settings = [*runs.SHORT, "--config.train.epochs=60", "--config.data.workers=1"]
+        return [f"--config={config}", f"--workdir={top}/run", *settings]
+
+    pictures(tmp_path / "photos")
+    upload(tmp_path / "photos", bucket / "photos")
+    assert main(*arguments(tmp_path))[0] == 0
+    process = command(*arguments(bucket), **emulator)
+    runs.wait_for_step(bucket / "run", 20)
+    process.kill()
+    process.communicate()
+    assert not (bucket / "run/results.json").exists()
+    code, out, err = main(*arguments(bucket), **emulator)
+    assert code == 0, err
+    assert f"{bucket}/run was held by process {process.pid} on " in out
+    step = re.search(f"going on from step (.*) in {bucket}/run", out)[1]
+    assert 15 <= int(step) < 60
+    for name in (workdir.PARAMS, workdir.IMAGES, "predictions.npz", "maps.npz"):
+        assert (bucket / "run" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert values(bucket / "run") == values(tmp_path / "run")
+    for name, *rest in (
+        ("export", f"{bucket}/run", f"--out={bucket}/x.sotglp"),
+        ("predict", f"{bucket}/x.sotglp", f"{bucket}/photos", f"--maps={bucket}/maps"),
+        ("inspect", f"{bucket}/run"),
+        ("reports", f"{bucket}", f"--out={bucket}/report"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", f"sotglp_jax.{name}", *rest],
+            cwd=ROOT,
+            env=os.environ | emulator,
+            capture_output=True,
+            text=True,
+        )
+        print(out, done.stdout, sep="\n")
+        assert done.returncode == 0, done.stderr
+    assert {"report.html", "table1.md"} <= {path.name for path in (bucket / "report").iterdir()}
+    assert len(list((bucket / "maps").iterdir())) == 20

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sotglp_jax import Classifier, exchange, export, main, predict
+from sotglp_jax import Classifier, exchange, export, main, predict, study
 from sotglp_jax.configs import common
 from sotglp_jax.data import __main__ as data
 from sotglp_jax.data import datasets
@@ -14,7 +14,7 @@ from sotglp_jax.paths import local
 from sotglp_jax.reports import __main__ as reports
 from sotglp_jax.run import prepare
 
-BUCKET = "gs://bucket/there"
+BUCKET, OTHER = "gs://bucket/there", "s3://bucket/there"
 
 
 def run_data(*arguments):
@@ -26,32 +26,47 @@ def run_data(*arguments):
 @pytest.mark.parametrize(
     "start",
     [
-        lambda: prepare(common.get_config(f"dataset={BUCKET}")),
-        lambda: prepare(main.load("configs/fewshot.py", (f"--config.ood.sets=('{BUCKET}',)",))),
-        lambda: datasets.resolve("eurosat", BUCKET),
-        lambda: datasets.resolve("tfds:mnist", BUCKET),
-        lambda: datasets.unlabelled("sun", BUCKET),
         lambda: run_data("check", "eurosat", "--root", BUCKET),
         lambda: run_data("fetch", "eurosat", "--root", BUCKET),
         lambda: run_data("prepare", "digits", "--out", BUCKET),
-        lambda: predict.parse(["predict", BUCKET, "a.png"]),
-        lambda: predict.parse(["predict", "run", "a.png", "--maps", BUCKET]),
-        lambda: predict.image_names([BUCKET], {}),
-        lambda: export.parse(["export", BUCKET, "--out=x"]),
-        lambda: export.parse(["export", "run", f"--out={BUCKET}"]),
-        lambda: exchange.parse(["exchange", "out", BUCKET, "--out=x.safetensors"]),
         lambda: exchange.parse(["exchange", "out", "run", f"--out={BUCKET}"]),
         lambda: exchange.parse(["exchange", "in", BUCKET]),
-        lambda: inspect.parse(["inspect", BUCKET]),
         lambda: inspect.parse(["inspect", "run", f"--out={BUCKET}"]),
-        lambda: reports.parse(["reports", BUCKET, "--out=x"]),
-        lambda: reports.parse(["reports", "runs", f"--out={BUCKET}"]),
-        lambda: Classifier.load(BUCKET),
     ],
 )
-def test_every_command_refuses_addresses(start, tmp_path, monkeypatch):
+def test_what_stays_on_this_machine_refuses_buckets(start, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f"{BUCKET} is an address"):
+    with pytest.raises(InputError, match=f"{BUCKET} is an address, and only .* this machine can"):
+        start()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda: prepare(common.get_config(), OTHER),
+        lambda: study.expand(main.load("configs/shots.py", ()), OTHER),
+        lambda: prepare(common.get_config(f"dataset={OTHER}")),
+        lambda: prepare(main.load("configs/fewshot.py", (f"--config.ood.sets=('{OTHER}',)",))),
+        lambda: datasets.resolve("eurosat", OTHER),
+        lambda: datasets.resolve("tfds:mnist", OTHER),
+        lambda: datasets.unlabelled("sun", OTHER),
+        lambda: predict.parse(["predict", OTHER, "a.png"]),
+        lambda: predict.parse(["predict", "run", "a.png", "--maps", OTHER]),
+        lambda: predict.image_names([OTHER], {}),
+        lambda: export.parse(["export", OTHER, "--out=x"]),
+        lambda: export.parse(["export", "run", f"--out={OTHER}"]),
+        lambda: exchange.parse(["exchange", "out", OTHER, "--out=x.safetensors"]),
+        lambda: inspect.parse(["inspect", OTHER]),
+        lambda: reports.parse(["reports", OTHER, "--out=x"]),
+        lambda: reports.parse(["reports", "runs", f"--out={OTHER}"]),
+        lambda: Classifier.load(OTHER),
+    ],
+)
+def test_every_command_refuses_other_addresses(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"{OTHER} is an address, and only .* below gs://BUCKET"):
         start()
     assert not list(tmp_path.iterdir())
 

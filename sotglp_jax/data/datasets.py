@@ -15,7 +15,7 @@ from sotglp_jax.data.folders import image_folder
 from sotglp_jax.data.sources import Dataset, FileReader, Source, image_files
 from sotglp_jax.data.splits import read_split
 from sotglp_jax.errors import InputError
-from sotglp_jax.paths import local
+from sotglp_jax.paths import AnyPath, in_bucket, listing, place
 
 
 def resolve(
@@ -45,8 +45,8 @@ def resolve(
     if dataset == "digits":
         found = digits()
     elif dataset.startswith("tfds:"):
-        place = str(local(root, "data.root")) if root else ""
-        found = records.load(dataset.removeprefix("tfds:"), place)
+        top = str(place(root, "data.root")) if root else ""
+        found = records.load(dataset.removeprefix("tfds:"), top)
     elif dataset in ENTRIES:
         found = _of_the_field(dataset, root or "data", allow_partial)
     else:
@@ -59,11 +59,11 @@ def resolve(
     return dataclasses.replace(found, notes=notes)
 
 
-def _names_file(dataset: str, named_by: str) -> Path | None:
+def _names_file(dataset: str, named_by: str) -> AnyPath | None:
     """The file that names the classes, if there is one."""
     if named_by:
-        return local(named_by, "data.names")
-    beside = Path(dataset).expanduser() / names.FILE
+        return place(named_by, "data.names")
+    beside = place(dataset) / names.FILE
     return beside if beside.is_file() else None
 
 
@@ -82,7 +82,7 @@ def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Datase
         return _without_classes(name, drawn.drawn(name))
     if name in OOD:
         return _of_the_field(name, root or "data", allow_partial)
-    folder = local(name, "ood.sets")
+    folder = place(name, "ood.sets")
     found = read_folder(folder)
     images, left_out = found.list_images(folder), describe(found.count_left_out())
     if not images:
@@ -119,14 +119,17 @@ def present(dataset: Dataset) -> Dataset:
     """The data set without files that are not there."""
 
     @functools.cache
-    def listing(folder: str) -> set[str]:
+    def names_in(folder: str) -> set[str]:
         return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
     def there(source: Source) -> Source:
         if not isinstance(source.read, FileReader):
             return source
-        paths = (os.path.split(f"{source.read.root}/{name}") for name in source.names)
-        return source.take([i for i, (folder, file) in enumerate(paths) if file in listing(folder)])
+        if in_bucket(source.read.root):
+            found = listing(source.read.root)
+            return source.take([i for i, name in enumerate(source.names) if name in found])
+        paths = [os.path.split(f"{source.read.root}/{name}") for name in source.names]
+        return source.take([i for i, (at, name) in enumerate(paths) if name in names_in(at)])
 
     return dataclasses.replace(
         dataset, **{part: there(source) for part, source in dataset.parts.items()}
@@ -139,7 +142,7 @@ def counts(dataset: Dataset) -> tuple[int, ...]:
 
 
 def _of_the_field(name: str, root: str, allow_partial: bool) -> Dataset:
-    entry, folder = ENTRIES[name], local(root, "data.root")
+    entry, folder = ENTRIES[name], place(root, "data.root")
     if prepared := records.find(name, str(folder)):
         return prepared
     listed, _ = locate(name, folder)
@@ -189,11 +192,11 @@ def _first_missing(listed: Dataset, found: Dataset) -> str:
 
 
 def _own(dataset: str, root: str, allow_partial: bool) -> Dataset:
-    path = local(dataset, "dataset")
+    path = place(dataset, "dataset")
     if path.is_dir():
         return image_folder(path, DEFAULT_TEMPLATE)
     if path.suffix == ".json":
-        roots = [local(root, "data.root")] if root else [path.parent, path.parent / "images"]
+        roots = [place(root, "data.root")] if root else [path.parent, path.parent / "images"]
         name = path.stem.removeprefix("split_zhou_")
         listed = read_split(path, roots, DEFAULT_TEMPLATE, name, upright=True)
         return _whole(listed, counts(listed), allow_partial)

@@ -6,10 +6,10 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from sotglp_jax.data.sources import Dataset, FileReader
+from sotglp_jax.paths import AnyPath, in_bucket
 
 MOST = 20_000  # images up to which files are compared; above, names alone
 
@@ -19,14 +19,14 @@ class Copy(NamedTuple):
 
     part: str
     label: int
-    path: Path
+    path: AnyPath
 
 
 def warnings(dataset: Dataset) -> list[str]:
     """Sentences about test images that are trained on, and images under two labels.
 
-    Files are compared by their path, and, where there are not too many, by their content, which is
-    read only of files of the same size.
+    Files are compared by their path, and, where there are not too many and on disk, by their
+    content, which is read only of files of the same size.
     """
     copies = [list(group) for group in _groups(dataset) if len(group) > 1]
     leaks = [g for g in copies if {"test"} < {copy.part for copy in g}]
@@ -66,7 +66,7 @@ def _groups(dataset: Dataset) -> Iterator[list[Copy]]:
             for name, label in zip(source.names, source.labels, strict=True):
                 path = source.read.root / name
                 by_path[os.path.normpath(path)].append(Copy(part, label, path))
-    if len(by_path) > MOST:
+    if len(by_path) > MOST or any(in_bucket(group[0].path) for group in by_path.values()):
         return iter(by_path.values())
     by_size = collections.defaultdict(list)
     for path, group in by_path.items():

@@ -3,13 +3,14 @@
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from sotglp_jax.data.pixels import READS_HEIF
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import AnyPath, in_bucket, listing
 
 # Files with these endings are images, sound or not; all others are where their content says so.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -44,12 +45,12 @@ class Folder:
         the files in them.
     """
 
-    path: Path
+    path: AnyPath
     images: tuple[str, ...]
     folders: dict[str, "Folder"]
     left_out: Counter[str]
 
-    def list_images(self, root: Path) -> list[str]:
+    def list_images(self, root: AnyPath) -> list[str]:
         """Names, relative to `root` and sorted, of the images anywhere below."""
         at = self.path.relative_to(root).as_posix()
         return sorted(self._below("" if at == "." else f"{at}/"))
@@ -65,23 +66,25 @@ class Folder:
             yield from folder._below(f"{prefix}{name}/")
 
 
-def read_folder(path: Path) -> Folder:
+def read_folder(path: AnyPath) -> Folder:
     """Looks at all that is below a folder, once; an empty one where there is none.
 
     Raises:
       InputError: a folder may not be read.
     """
+    if in_bucket(path):
+        return _of_bucket(path, _tree(listing(path)))
     if not path.is_dir():
         return Folder(path, (), {}, Counter())
     return _read(path, [_identity(parent) for parent in path.absolute().parents])
 
 
-def is_image(path: str) -> bool:
+def is_image(path: AnyPath) -> bool:
     """Whether a file is an image, told by its ending or else by how it begins."""
-    if _ending(path) in SUFFIXES:
+    if _ending(path.name) in SUFFIXES:
         return True
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             return image.format in FORMATS
     except Exception:  # many kinds, by format
         return False
@@ -111,12 +114,46 @@ def _read(path: Path, above: Sequence[tuple[int, int]]) -> Folder:
             left_out["links to folders above them"] += 1
         elif kind == FOLDER:
             folders[entry.name] = _read(path / entry.name, above)
-        elif kind == FILE and is_image(entry.path):
+        elif kind == FILE and is_image(path / entry.name):
             images.append(entry.name)
         else:
             ending = _ending(entry.name) or "without an ending"
             left_out[ending if kind == FILE else kind] += 1
     return Folder(path, tuple(images), folders, left_out)
+
+
+def _tree(names: Iterable[str]) -> dict[str, dict | None]:
+    """Objects as folders would hold them: {"file": None, "folder/": {...}}."""
+    tree: dict[str, dict | None] = {}
+    for name in names:
+        *folders, file = name.split("/")
+        at = tree
+        for folder in folders:
+            at = at.setdefault(f"{folder}/", {})
+        if file:  # else an object that stands for an empty folder
+            at[file] = None
+    return tree
+
+
+def _of_bucket(path: AnyPath, tree: dict[str, dict | None]) -> Folder:
+    images, folders, left_out = [], {}, Counter()
+    for entry, inside in sorted(tree.items()):
+        name = entry.rstrip("/")
+        if name in SYSTEM and inside is not None:
+            left_out[f"in {name}"] += _count(inside)
+        elif _is_system(name):
+            continue
+        elif inside is not None:
+            folders[name] = _of_bucket(path / name, inside)
+        elif is_image(path / name):
+            images.append(name)
+        else:
+            left_out[_ending(name) or "without an ending"] += 1
+    return Folder(path, tuple(images), folders, left_out)
+
+
+def _count(tree: dict[str, dict | None]) -> int:
+    return sum(1 if inside is None else _count(inside) for inside in tree.values())
 
 
 def _kind(entry: os.DirEntry) -> str:

@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from sotglp_jax.data import names
 from sotglp_jax.data.files import Folder, describe, read_folder
 from sotglp_jax.data.sources import Dataset, Source, image_files
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import AnyPath, absolute
 
 # Spellings of the parts, in any case and beside the words that say nothing.
 PARTS = {
@@ -22,7 +22,7 @@ PARTS = {
 SAY_NOTHING = {"set", "sets", "images", "image", "imgs", "img", "data", "dataset", "seg", "split"}
 
 
-def image_folder(root: Path, template: str) -> Dataset:
+def image_folder(root: AnyPath, template: str) -> Dataset:
     """`root/<class>/<image>`, or the same below folders for training, validation and test.
 
     Parts are known by the spellings of `PARTS`. A single folder around them is followed. Without
@@ -38,11 +38,11 @@ def image_folder(root: Path, template: str) -> Dataset:
     classes, parts = _presplit(root, folders, notes) if folders else _unsplit(root, top)
     if left_out := _count_left_out(whole, top, folders, sum(map(len, parts.values()))):
         notes.append(f"left out: {describe(left_out)}")
-    return Dataset(root.absolute().name, classes, template, **parts, notes=tuple(notes))
+    return Dataset(absolute(root).name, classes, template, **parts, notes=tuple(notes))
 
 
 def class_folders(
-    folders: Mapping[str, Folder], root: Path, labels: Mapping[str, int], upright: bool = False
+    folders: Mapping[str, Folder], root: AnyPath, labels: Mapping[str, int], upright: bool = False
 ) -> Source:
     """The images of class folders.
 
@@ -115,7 +115,7 @@ def _part_folders(top: Folder, notes: list[str]) -> dict[str, Folder]:
 
 
 def _presplit(
-    root: Path, folders: dict[str, Folder], notes: list[str]
+    root: AnyPath, folders: dict[str, Folder], notes: list[str]
 ) -> tuple[tuple[str, ...], dict[str, Source]]:
     classes = _classes(folders["train"])
     by_class = {part: _by_class(folder) for part, folder in folders.items()}
@@ -141,7 +141,7 @@ def _presplit(
     return classes, parts
 
 
-def _unsplit(root: Path, top: Folder) -> tuple[tuple[str, ...], dict[str, Source]]:
+def _unsplit(root: AnyPath, top: Folder) -> tuple[tuple[str, ...], dict[str, Source]]:
     classes = _classes(top)
     labels = {name: i for i, name in enumerate(classes)}
     whole = class_folders(_by_class(top), root, labels, upright=True)

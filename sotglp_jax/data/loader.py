@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -24,6 +23,7 @@ from sotglp_jax.data.sources import FileReader, Source
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import PADDING
+from sotglp_jax.paths import AnyPath, in_bucket, opened
 
 # {"image": uint8 (B, R, R, 3), "label": int32 (B,)}; the label of padding is PADDING.
 Batch = dict[str, np.ndarray]
@@ -246,7 +246,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def unreadable(sources: list[Source]) -> list[tuple[Path, str]]:
+def unreadable(sources: list[Source]) -> list[tuple[AnyPath, str]]:
     """Decodes every image file once; the missing, damaged and truncated ones with their fault."""
     files = _files(sources)
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
@@ -289,10 +289,10 @@ def _fault(file: tuple[FileReader, str]) -> str:
     """What keeps a file from being read as its reader does; "" for nothing."""
     read, name = file
     path = read.root / name
-    if path.exists() and not path.is_file():  # a pipe would wait for its other end
-        return "no file"
+    if not in_bucket(path) and path.exists() and not path.is_file():
+        return "no file"  # a pipe would wait for its other end
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             # Reads the whole file but, of a JPEG, reconstructs an eighth of the size.
             image.draft("RGB", (1, 1))
             image.load()

@@ -8,7 +8,6 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,7 +17,7 @@ from sotglp_jax.data import loader, transforms
 from sotglp_jax.data.pixels import explain, to_rgb
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
-from sotglp_jax.paths import local
+from sotglp_jax.paths import AnyPath, opened, place
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
@@ -69,15 +68,15 @@ def load(picture: Picture, resize: Resize) -> UInt8[np.ndarray, "R R 3"]:
       InputError: it cannot be read, is too large for Pillow, or is no picture.
     """
     if isinstance(picture, str | os.PathLike):
-        path = local(picture)
+        path = place(picture)
         return explained(functools.partial(_from_file, path, resize), str(picture))
     if isinstance(picture, Image.Image):
         return explained(functools.partial(_from_image, picture, resize), "the image")
     return _square(_from_array(np.asarray(picture)), resize)
 
 
-def _from_file(path: Path, resize: Resize) -> np.ndarray:
-    with Image.open(path) as image:
+def _from_file(path: AnyPath, resize: Resize) -> np.ndarray:
+    with Image.open(opened(path)) as image:
         return decode(image, resize)
 
 

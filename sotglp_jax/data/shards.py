@@ -30,10 +30,8 @@ def locate(name: str, data_dir: str = "") -> epath.Path:
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     top = epath.Path(data_dir or default).expanduser()
     found = []
-    for pattern in (".", "*", "*/*"):
-        folders = [
-            path.parent for path in (top / name.replace(":", "/")).glob(f"{pattern}/{ABOUT}")
-        ]
+    for pattern in ("", "*/", "*/*/"):
+        folders = [path.parent for path in (top / name.replace(":", "/")).glob(f"{pattern}{ABOUT}")]
         found += [path for path in folders if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     if not found:
         raise InputError(

@@ -7,12 +7,12 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from sotglp_jax.data.pixels import read_image
+from sotglp_jax.paths import AnyPath, absolute, in_bucket, listing, opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,24 +74,27 @@ class FileReader:
       upright: see `pixels.to_rgb`.
     """
 
-    root: Path
+    root: AnyPath
     upright: bool = False
 
     def __call__(self, name: str) -> Image.Image:
-        return read_image(self.root / name, self.upright)
+        return read_image(opened(self.root / name), self.upright)
 
     def states(self, names: Sequence[str]) -> list[str]:
-        """Size and time of change of every file."""
+        """Size and time of change of every file; of an object the number of its version."""
+        if in_bucket(self.root):
+            there = listing(self.root)
+            return [f"{there[name]['size']} {there[name]['generation']}" for name in names]
         found = (os.stat(self.root / name) for name in names)
         return [f"{state.st_size} {state.st_mtime_ns}" for state in found]
 
 
 def image_files(
-    root: Path, names: Sequence[str], labels: Sequence[int], upright: bool = False
+    root: AnyPath, names: Sequence[str], labels: Sequence[int], upright: bool = False
 ) -> Source:
     """A source of image files, named relative to `root`; `upright` as `pixels.to_rgb` has it."""
     names, how = tuple(names), " upright" * upright
-    origin = f"files {root.absolute()}{how}"
+    origin = f"files {absolute(root)}{how}"
     return Source(FileReader(root, upright), names, names, tuple(labels), origin)
 
 

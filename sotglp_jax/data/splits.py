@@ -10,6 +10,7 @@ from typing import Any
 from sotglp_jax.data.folders import PARTS
 from sotglp_jax.data.sources import Dataset, image_files
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import reason
 
 FORM = '{"train": [[path, label, class name], ...], "val": ..., "test": ...}'
 
@@ -77,7 +78,7 @@ def _content(path: Path) -> Any:
         encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
         return json.loads(content.decode(encoding or "utf-8-sig"))
     except OSError as error:
-        raise InputError(f"split file {path} cannot be read: {error.strerror}.") from None
+        raise InputError(f"split file {path} cannot be read: {reason(error)}.") from None
     except UnicodeDecodeError:
         raise InputError(f"split file {path} is no UTF-8 text: save it as UTF-8.") from None
     except json.JSONDecodeError as error:

@@ -9,13 +9,13 @@ import argparse
 from absl import flags, logging
 
 from sotglp_jax.errors import InputError
-from sotglp_jax.paths import local
+from sotglp_jax.paths import local, place
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m sotglp_jax.inspect", description=__doc__)
-    parser.add_argument("folder", metavar="WORKDIR", type=local, help="a finished run's folder")
+    parser.add_argument("folder", metavar="WORKDIR", type=place, help="a finished run's folder")
     parser.add_argument("--out", metavar="PICTURE", type=local, help="for a picture, .png or .pdf")
     flags.FLAGS(argv[:1])
     return parser.parse_args(argv[1:])

@@ -4,9 +4,10 @@ import base64
 import html
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
+from sotglp_jax import paths
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import AnyPath
 from sotglp_jax.reports import beyond, closeup, figures, formats, paper, results
 from sotglp_jax.reports.figures import Picture
 from sotglp_jax.reports.paper import Table
@@ -42,7 +43,7 @@ figure { margin: 2.5rem 0 0; } figcaption, .notes { font-size: .875rem; color: #
 """
 
 
-def write(folder: Path, out: Path, classes: Sequence[str] = ()) -> list[str]:
+def write(folder: AnyPath, out: AnyPath, classes: Sequence[str] = ()) -> list[str]:
     """Reads the runs below a folder and writes their report.
 
     Args:
@@ -69,9 +70,9 @@ def write(folder: Path, out: Path, classes: Sequence[str] = ()) -> list[str]:
     parts += [_figure(p, files[f"{p.name}.png"]) for p in pictures]
     page = _page(f"{counted(len(found), 'run')} below {folder}", parts)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        paths.make(out)
         for name, content in (files | {"report.html": page.encode()}).items():
-            (out / name).write_bytes(content)
+            paths.write(out / name, content)
     except OSError as error:
         raise InputError(
             f"the report cannot be written to {out} ({error.strerror}): choose another --out."

@@ -4,11 +4,11 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from sotglp_jax.data.catalog import BENCHMARKS
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import AnyPath, below
 from sotglp_jax.reports.published import PUBLISHED
 from sotglp_jax.reports.tables import OF_METHOD, VARY, deciding, difference
 from sotglp_jax.workdir import EXECUTION, IMAGES
@@ -27,7 +27,7 @@ class Result:
       contents: of its `results.json`.
     """
 
-    folder: Path
+    folder: AnyPath
     contents: dict
 
     @property
@@ -100,7 +100,7 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def load(folder: Path) -> tuple[list[Result], list[str]]:
+def load(folder: AnyPath) -> tuple[list[Result], list[str]]:
     """Loads all finished runs below a folder, the paper's methods first and in its order.
 
     Also gives a sentence on every one left out.
@@ -111,7 +111,7 @@ def load(folder: Path) -> tuple[list[Result], list[str]]:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give the one that holds the run folders.")
     results, warnings = [], []
-    for run in sorted({p.parent for name in (IMAGES, "results.json") for p in folder.rglob(name)}):
+    for run in sorted({x.parent for x in below(folder, (IMAGES, "results.json"))}):
         try:
             results.append(_load_run(run))
         except InputError as error:
@@ -126,14 +126,14 @@ def load(folder: Path) -> tuple[list[Result], list[str]]:
     return results, warnings + _repeated(results) + _seed_gaps(results)
 
 
-def _nothing(folder: Path, left_out: Sequence[str]) -> InputError:
+def _nothing(folder: AnyPath, left_out: Sequence[str]) -> InputError:
     if not left_out:
         return InputError(f"{folder} holds no run: train one first.")
     more = f"; so are {len(left_out) - 1} others" * (len(left_out) > 1)
     return InputError(f"{folder} holds no finished run: {left_out[0].rstrip('.')}{more}.")
 
 
-def _load_run(run: Path) -> Result:
+def _load_run(run: AnyPath) -> Result:
     path = run / "results.json"
     if not path.exists():
         raise InputError(f"{run} is unfinished and left out.")

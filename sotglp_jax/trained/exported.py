@@ -8,14 +8,14 @@ it, which reads such files by flatbuffers.
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import jax.export
 import jax.numpy as jnp
 
-from sotglp_jax import workdir
+from sotglp_jax import paths, workdir
 from sotglp_jax.data import transforms
 from sotglp_jax.errors import InputError
+from sotglp_jax.paths import AnyPath
 from sotglp_jax.trained import finished, outputs
 
 VERSION = 3
@@ -31,13 +31,16 @@ OUTPUT = (
 )
 
 
-def write(run_folder: Path, out: Path, precision: str = "") -> None:
+def write(run_folder: AnyPath, out: AnyPath, precision: str = "") -> int:
     """Writes a finished run's classifier to `out`, and what is to be known to `out`.json.
 
     Args:
       run_folder: the run.
       out: the file.
       precision: of the products in the vision tower, "bf16" or "float32"; "" as in the run.
+
+    Returns:
+      The bytes of `out`.
 
     Raises:
       InputError: the run cannot be loaded, or the file cannot be written.
@@ -46,13 +49,14 @@ def write(run_folder: Path, out: Path, precision: str = "") -> None:
     content = _program(run)
     about = _about(run) | {"sha256": hashlib.sha256(content).hexdigest()}
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(content)
-        _beside(out).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        paths.make(out.parent)
+        paths.write(out, content)
+        paths.write(_beside(out), (json.dumps(about, indent=2) + "\n").encode())
     except OSError as error:
         raise InputError(
             f"{out} cannot be written ({error.strerror}): choose another --out."
         ) from None
+    return len(content)
 
 
 def _program(run: finished.Finished) -> bytes:
@@ -88,7 +92,7 @@ def _about(run: finished.Finished) -> dict:
     }
 
 
-def load(path: Path) -> tuple[dict, Callable]:
+def load(path: AnyPath) -> tuple[dict, Callable]:
     """What `write` wrote: the description, and the program as a function of pixels.
 
     Raises:
@@ -98,7 +102,7 @@ def load(path: Path) -> tuple[dict, Callable]:
         content, about = path.read_bytes(), json.loads(_beside(path).read_text("utf-8"))
     except FileNotFoundError as error:
         raise InputError(
-            f"{error.filename} is not there: give a run folder, or a file that "
+            f"{error.filename or path} is not there: give a run folder, or a file that "
             "python -m sotglp_jax.export wrote with its .json beside it."
         ) from None
     except ValueError:
@@ -115,5 +119,5 @@ def load(path: Path) -> tuple[dict, Callable]:
     return about, jax.jit(jax.export.deserialize(bytearray(content)).call)
 
 
-def _beside(path: Path) -> Path:
+def _beside(path: AnyPath) -> AnyPath:
     return path.with_name(path.name + ".json")

@@ -16,7 +16,7 @@ from typing import Any
 from sotglp_jax import __version__, clip, workdir
 from sotglp_jax.clip.hub import first_line
 from sotglp_jax.errors import InputError
-from sotglp_jax.paths import HUB, local
+from sotglp_jax.paths import HUB, AnyPath, place
 from sotglp_jax.trained.finished import Finished
 
 VERSION = 1
@@ -26,7 +26,7 @@ _NAME = r"[\w.-]+/[\w.-]+"
 _ADDRESS = re.compile(rf"{HUB}({_NAME})(?:@([\w./-]+))?")
 
 
-def locate(given: str | os.PathLike) -> Path:
+def locate(given: str | os.PathLike) -> AnyPath:
     """The path of what was trained: the one that is given, or of a download from the hub.
 
     Args:
@@ -37,7 +37,7 @@ def locate(given: str | os.PathLike) -> Path:
     """
     address = os.fspath(given)
     if not address.startswith(HUB):
-        return local(given)
+        return place(given)
     if not (parts := _ADDRESS.fullmatch(address)):
         raise InputError(f"{address} names no run on the hub: write {HUB}owner/name.")
     folder = _download(address, *parts.groups())

@@ -117,6 +117,21 @@ def test_bytes_and_file_names_are_kept(folders):
         assert record["image"] == (pictures / name).read_bytes()
 
 
+def test_shards_in_a_bucket_are_those_on_disk(folders, bucket):
+    top = folders[1]
+    for name in ("sotglp_my_pictures", "parted"):
+        for path in (top / name).rglob("*"):
+            if path.is_file():
+                (bucket / path.relative_to(top).as_posix()).write_bytes(path.read_bytes())
+        ours, theirs = (datasets.resolve(f"tfds:{name}", root=str(x)) for x in (bucket, top))
+        assert ours.class_names == theirs.class_names
+        for part, source in ours.parts.items():
+            same(source, theirs.parts[part])
+            for image, other in zip(source, theirs.parts[part], strict=True):
+                np.testing.assert_array_equal(image["image"], other["image"])
+        assert len(ours.train.states()) == len(theirs.train.states())
+
+
 def test_a_prepared_benchmark_is_found_by_its_name(folders, tmp_path):
     _, out = folders
     shutil.copytree(out / "sotglp_my_pictures", tmp_path / "sotglp_eurosat")

@@ -3,6 +3,7 @@
 import concurrent.futures
 import csv
 import dataclasses
+import io
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import clips
 import numpy as np
@@ -471,6 +473,29 @@ def test_what_predict_refuses(command, exported, images, words, said):
     (images / "empty").mkdir()
     with pytest.raises(InputError, match=said):
         command(exported, *(word.format(images=images) for word in words))
+
+
+def test_a_run_and_an_export_in_a_bucket_give_what_those_on_disk_do(
+    run, classifier, exported, bucket, images, capsys
+):
+    for path in (exported, exported.with_name(f"{exported.name}.json")):
+        (bucket / path.name).write_bytes(path.read_bytes())
+    for path in filter(Path.is_file, run.iterdir()):
+        (bucket / "run" / path.name).write_bytes(path.read_bytes())
+    (bucket / "a.png").write_bytes((images / "a.png").read_bytes())
+    check_same(
+        Classifier.load(str(bucket / "run"))([bucket / "a.png"]), classifier(images / "a.png")
+    )
+    words = ["predict", str(bucket / exported.name), str(bucket), "--json", f"--maps={bucket}/maps"]
+    predict.main(predict.parse(words))
+    found = json.loads(capsys.readouterr().out)
+    assert found["image"] == f"{bucket}/a.png" and found["maps"] == f"{bucket}/maps/00001-a.png"
+    assert found["probability"] == pytest.approx(classifier(images / "a.png").best.max(), abs=1e-5)
+    with Image.open(io.BytesIO((bucket / "maps/00001-a.png").read_bytes())) as drawn:
+        assert drawn.width > 100
+    (bucket / f"{exported.name}.json").unlink()
+    with pytest.raises(InputError, match=f"^{bucket}/{exported.name}.* is not there: give a run"):
+        Classifier.load(bucket / exported.name)
 
 
 def test_the_package_is_light_until_it_is_used():
