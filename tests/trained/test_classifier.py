@@ -15,7 +15,9 @@ import zlib
 from pathlib import Path
 
 import clips
+import jax
 import numpy as np
+import onnxruntime
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -27,9 +29,11 @@ from sotglp_jax.data import digits, pictures
 from sotglp_jax.data.transforms import Resize
 from sotglp_jax.errors import InputError
 from sotglp_jax.evaluators import classification, detection, maps
-from sotglp_jax.trained import finished
+from sotglp_jax.trained import finished, onnx
 from sotglp_jax.trained.classifier import bucket
 
+QUIET = onnxruntime.SessionOptions()
+QUIET.log_severity_level = 3  # errors alone
 README = (ROOT / "README.md").read_text()
 pytestmark = pytest.mark.usefixtures("compiled")
 TEST = range(900, 1797)
@@ -80,6 +84,14 @@ def exported(run, tmp_path_factory):
         patch.chdir(out.parent)
         export.main(export.parse(["export", *words]))
     assert out.exists()
+    return out
+
+
+@pytest.fixture(scope="module")
+def as_onnx(run, tmp_path_factory):
+    """The run as an ONNX file."""
+    out = tmp_path_factory.mktemp("onnx") / "clothes.onnx"
+    export.main(export.parse(["export", str(run), f"--out={out}", "--format=onnx"]))
     return out
 
 
@@ -173,6 +185,42 @@ def test_every_form_of_a_picture_is_the_same_picture(classifier, images):
     assert classifier(digits.draw(901)).labels.shape == (1,)
 
 
+def check_onnx(path, program, size, atol=1e-4):
+    """An ONNX file gives what a program gives, of one image and of several."""
+    session = onnxruntime.InferenceSession(path, QUIET)
+    assert [x.name for x in session.get_inputs()] == ["pixels"]
+    names = [x.name for x in session.get_outputs()]
+    for count in (1, 3):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, size, size, 3), np.uint8)
+        found = dict(zip(names, session.run(None, {"pixels": pixels}), strict=True))
+        for path, expected in jax.tree.leaves_with_path(program(pixels)):
+            ours = found.pop("/".join(key.key for key in path))
+            np.testing.assert_allclose(ours, expected, atol=atol, err_msg=str(path))
+        assert not found
+
+
+def test_onnx_gives_what_jax_gives(as_onnx, classifier, environment):
+    check_onnx(as_onnx, classifier.program, classifier.resize.size)
+    about = json.loads(as_onnx.with_name(as_onnx.name + ".json").read_text())
+    assert about["class_names"] == list(classifier.class_names) and about["format"] == "onnx"
+    page = (ROOT / "docs" / "photographs.md").read_text()
+    check_lines(page, classifier, as_onnx.parent, environment, "jax", "jax2onnx")
+
+
+def test_onnx_is_refused_where_it_cannot_be(run, as_onnx, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="is an ONNX file, which onnxruntime runs"):
+        Classifier.load(as_onnx)
+    words = ["export", str(run), f"--out={tmp_path}/a.onnx", "--format=onnx"]
+    with pytest.raises(InputError, match="an ONNX file is in float32"):
+        export.main(export.parse([*words, "--precision=bf16"]))
+    monkeypatch.setattr(onnx, "MOST", 1)
+    with pytest.raises(InputError, match="holds 2 GB"):
+        export.main(export.parse(words))
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(InputError, match="needs `pip install sotglp_jax.onnx.`"):
+        export.main(export.parse(words))
+
+
 def test_neither_length_nor_thread_matters(classifier):
     several = [digits.draw(i) for i in TEST[:40]]
     whole = classifier(several)
@@ -210,16 +258,21 @@ def test_an_export_gives_what_the_run_gives(classifier, exported):
 def test_the_readmes_lines_run_an_export_with_jax_and_numpy_alone(
     classifier, exported, environment
 ):
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(program.splitlines()) <= 12
+    check_lines(README, classifier, exported.parent, environment)
+
+
+def check_lines(page, classifier, folder, environment, *foreign):
+    """The Python of a page names the classes that a classifier finds, and imports little."""
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(program.splitlines()) <= 13
     several = [digits.draw(i) for i in TEST[:8]]
     pixels = np.stack([pictures.load(image, classifier.resize) for image in several])
-    np.save(exported.parent / "pixels.npy", pixels)
+    np.save(folder / "pixels.npy", pixels)
     program += "import sys\nprint({x.split('.')[0] for x in sys.modules} & set(sys.argv[1:]))\n"
-    foreign = ["sotglp_jax", "flax", "ott", "optax", "PIL", "orbax"]
+    foreign = ["sotglp_jax", "flax", "ott", "optax", "PIL", "orbax", *foreign]
     out = subprocess.run(
         [sys.executable, "-c", program, *foreign],
-        cwd=exported.parent,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
