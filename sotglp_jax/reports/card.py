@@ -15,8 +15,8 @@ DPI = 110
 TEXT = """
 # {repository}
 
-{title} on `{dataset}` (classes: {classes}, training images: {images}), for the frozen CLIP
-`{clip}`. Trained by sotglp_jax {version}, which is
+{title} (`{method}`) on `{dataset}`: {classes} classes, {images} training images, for the frozen
+CLIP `{clip}`. Trained by sotglp_jax {version}, which is
 [SOT-GLP](https://github.com/Deniz2304988/SOT-GLP) and its peers in JAX.
 
 ## Accuracy
@@ -75,7 +75,7 @@ def make(
     results, names = (json.loads(files[name]) for name in ("results.json", CLASSES))
     method, protocol = results["method"], results["protocol"]
     text = TEXT.format(
-        **{key: protocol[key] for key in ("dataset", "clip", "clip_sha256")},
+        **{key: protocol[key] for key in ("method", "dataset", "clip", "clip_sha256")},
         repository=repository,
         title=method["title"],
         classes=len(names),

@@ -47,12 +47,18 @@ def locate(given: str | os.PathLike) -> AnyPath:
 
 def _download(address: str, repository: str, revision: str | None) -> Path:
     """The newest state of the files; what is in the cache where the hub does not answer."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        names = [ABOUT, *TAKEN]
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=names))
+        folder = Path(hf_hub_download(repository, ABOUT, revision=revision)).parent
+        for name in TAKEN:
+            hf_hub_download(repository, name, revision=folder.name)  # which is the commit
+        return folder
     except Exception as error:  # the hub raises many kinds: network, HTTP, disk, repository
+        missing = isinstance(error, EntryNotFoundError)
+        if missing and not isinstance(error, LocalEntryNotFoundError):
+            raise _no_run(address) from None
         raise InputError(
             f"{address} cannot be downloaded ({first_line(error)}): check the name and the "
             "network; a private one needs a token in HF_TOKEN, or `hf auth login`."
@@ -65,10 +71,7 @@ def _check(folder: Path, address: str) -> None:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
         version, maker, digests = about["version"], about["sotglp_jax"], dict(about["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{address} holds no run: its {ABOUT}, which `sotglp push` writes, is missing or "
-            "damaged: name another one."
-        ) from None
+        raise _no_run(address) from None
     if version != VERSION:
         raise InputError(
             f"{address} is a run in version {version} by sotglp_jax {maker}, and sotglp_jax "
@@ -76,9 +79,16 @@ def _check(folder: Path, address: str) -> None:
         )
     for name in TAKEN:
         path = folder / name
-        if not path.is_file() or digest(path.read_bytes()) != digests.get(name):
+        if digest(path.read_bytes()) != digests.get(name):
             raise _damaged(path, address)
     _check_method(json.loads((folder / workdir.CONFIG).read_text("utf-8")), address)
+
+
+def _no_run(address: str) -> InputError:
+    return InputError(
+        f"{address} holds no run that `sotglp push` wrote: its {ABOUT}, or a file that belongs to "
+        "it, is missing or damaged: name another one."
+    )
 
 
 def _damaged(path: Path, address: str) -> InputError:

@@ -137,8 +137,8 @@ def test_a_clip_of_this_machine_is_named_as_others_find_it(server, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda x: x.pop(hub.ABOUT), "holds no run: its sotglp.json"),
-        (lambda x: x.update({hub.ABOUT: b"{}"}), "holds no run: its sotglp.json"),
+        (lambda x: x.pop(hub.ABOUT), "holds no run that `sotglp push` wrote"),
+        (lambda x: x.update({hub.ABOUT: b"{}"}), "holds no run that `sotglp push` wrote"),
         (
             lambda x: changed(x, hub.ABOUT, version=2, sotglp_jax="9.0"),
             f"{RUN} is a run in version 2 by sotglp_jax 9.0, and .* reads version 1: install",
@@ -147,7 +147,7 @@ def test_a_clip_of_this_machine_is_named_as_others_find_it(server, tmp_path):
             lambda x: changed(x, "config.json", shots=2),
             "config.json of .* is not the file that sotglp.json describes",
         ),
-        (lambda x: x.pop(workdir.PARAMS), "params.safetensors of .* is not the file"),
+        (lambda x: x.pop(workdir.PARAMS), "holds no run that `sotglp push` wrote"),
     ],
 )
 def test_what_is_refused_from_the_hub(server, files, change, said):
