@@ -53,11 +53,26 @@ def reproduce(config: ConfigDict, folder: str, mode: str, yes: bool) -> None:
     base = singles[0].folder.parent
     if not yes:
         raise InputError(f"nothing was started: --yes runs that and writes {base / 'report'}.")
+    _check_drawn([s.config for s in singles])
     hosts.together(lambda: find_data([s.config for s in singles if s.folder in left]))
     images = {folder: x.trained + x.tested for folder, x in left.items()}
     sizes = [images.get(single.folder, 0) for single in singles]
     if study.run_missing(singles, mode, sizes) and hosts.first():
         write_report(base)
+
+
+def _check_drawn(configs: Sequence[ConfigDict]) -> None:
+    """Refuses runs of a data set that differ in what the report, after them, would refuse."""
+    first: dict[str, ConfigDict] = {}
+    for config in configs:
+        other = first.setdefault(config.dataset, config)
+        for key in ("sampler", "renumber", "pool", "full_stop"):
+            if config.data[key] != other.data[key]:
+                one, two = (f"{c.data[key]} with {c.method.name}" for c in (other, config))
+                raise InputError(
+                    f"results of {config.dataset} cannot stand in one table: data.{key} is {one} "
+                    f"and {two}: name the methods apart in methods=, or leave recipe= out."
+                )
 
 
 def write_report(base: Path) -> None:

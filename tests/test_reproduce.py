@@ -142,6 +142,13 @@ def test_all_is_looked_for_before_the_first_run():
         reproduce.find_data([last])
 
 
+def test_runs_that_no_report_would_take_together_are_refused_before_the_first(tmp_path):
+    arg = "suite=demo,table=1,recipe=official,methods=coop+sotglp"
+    with pytest.raises(InputError, match="coop with coop and stratified with sotglp"):
+        reproduce.reproduce(config_file.get_config(arg), str(tmp_path), "train", yes=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_each_data_set_keeps_its_own_defaults():
     of = {
         s.config.dataset: s.config

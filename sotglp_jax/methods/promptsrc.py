@@ -58,6 +58,7 @@ class PromptSrc(Ivlp):
         "method.text_depth": 2,
         "method.vision_depth": 3,
         "method.text_weight": 5.0,
+        "train.lr": 0.001,
     }
 
     def __post_init__(self):
