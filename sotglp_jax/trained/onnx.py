@@ -5,11 +5,13 @@ import warnings
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 from sotglp_jax.errors import InputError
 
+MOST_APART = 1e-4  # of outputs here and in JAX
 MOST = 2 * 1024**3  # bytes of a file of protocol buffers
 
 
@@ -24,8 +26,8 @@ def convert(compute: Callable, pixels: jax.ShapeDtypeStruct) -> bytes:
       pixels: shape and dtype of the images, the first axis a symbol.
 
     Raises:
-      InputError: jax2onnx is not installed or does not know a step of the function, or the file
-        would be too large for its format.
+      InputError: jax2onnx is not installed, does not know a step of the function or makes
+        something else of it, or the file would be too large for its format.
     """
     to_onnx = _import()
     paths = jax.tree.leaves_with_path(jax.eval_shape(compute, pixels))
@@ -47,7 +49,29 @@ def convert(compute: Callable, pixels: jax.ShapeDtypeStruct) -> bytes:
         raise InputError(
             f"this method cannot be written as ONNX ({error}): export without --format=onnx."
         ) from None
-    return model.SerializeToString()
+    content = model.SerializeToString()
+    _check(content, compute, names, pixels.shape[1:])
+    return content
+
+
+def _check(content: bytes, compute: Callable, names: list[str], shape: tuple[int, ...]) -> None:
+    """Refuses a program that fails in onnxruntime, or gives other numbers than JAX does."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is said below
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    expected = jax.tree.leaves(jax.jit(compute)(images))
+    try:
+        found = onnxruntime.InferenceSession(content, options).run(names, {"pixels": images})
+    except Exception:  # of classes that it has for each fault, without one above them
+        found = []
+    alike = (np.allclose(a, b, atol=MOST_APART) for a, b in zip(found, expected, strict=False))
+    if not found or not all(alike):
+        raise InputError(
+            "this method cannot be written as ONNX (what jax2onnx makes of it does not give the "
+            "same numbers): export without --format=onnx."
+        )
 
 
 def _import() -> Callable:
