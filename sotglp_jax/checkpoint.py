@@ -4,10 +4,13 @@ The step is the position of the input and of the randomness too: batches are a f
 and position, and a step's key is the seed's folded with the step.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import orbax.checkpoint as ocp
 
 from sotglp_jax.errors import InputError
-from sotglp_jax.paths import AnyPath, absolute
+from sotglp_jax.paths import AnyPath, absolute, in_bucket, reason
 
 
 class Checkpoints:
@@ -37,11 +40,16 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: dict, meta: dict) -> None:
-        """Starts to write; a step that is there already is left alone."""
+        """Starts to write; a step that is there already is left alone.
+
+        Raises:
+          InputError: a bucket takes this checkpoint, or the one before, no more.
+        """
         if step == self.latest:
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=args)
+        with _told(self._manager.directory):
+            self._manager.save(step, args=args)
 
     def restore(self, like: dict) -> tuple[dict, dict]:
         """State and meta of the last checkpoint.
@@ -66,15 +74,40 @@ class Checkpoints:
         return restored.state, restored.meta
 
     def remove(self, step: int) -> None:
-        """Removes the checkpoint of a step, if there is one."""
-        self._manager.wait_until_finished()
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
+        """Removes the checkpoint of a step, if there is one.
+
+        Raises:
+          InputError: a bucket takes no changes any more.
+        """
+        with _told(self._manager.directory):
+            self._manager.wait_until_finished()
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk.
+
+        Raises:
+          InputError: a bucket takes it no more.
+        """
+        with _told(self._manager.directory):
+            self._manager.wait_until_finished()
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _told(folder: AnyPath) -> Iterator[None]:
+    """Tells in a sentence what keeps a bucket from being written."""
+    try:
+        yield
+    except Exception as error:  # tensorstore's, gcsfs's, aiohttp's and google.auth's own kinds
+        if not in_bucket(folder):
+            raise
+        why = reason(error).partition(" [tensorstore_spec")[0]
+        raise InputError(
+            f"{folder} cannot be written ({why}): when it can be again, the same command goes on "
+            "from the last whole checkpoint."
+        ) from None
 
 
 def _none_in(folder: AnyPath) -> InputError:

@@ -42,7 +42,8 @@ class Lease:
         """Lets go of the folder."""
         self._ended.set()
         self._thread.join()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(Exception):  # one that is left has ended all the same
+            self._path.unlink(missing_ok=True)
 
     def _go_on(self) -> None:
         for beat in itertools.count(1):

@@ -12,7 +12,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from sotglp_jax import configs
-from sotglp_jax.errors import InputError, mend, run_command
+from sotglp_jax.errors import InputError, run_command
 
 config_flags.DEFINE_config_file(
     "config", help_string="Study and its keys: FILE[:key=value,...], see configs/common.py."
@@ -152,11 +152,11 @@ def main(_: list[str]) -> None:
 def quiet() -> None:
     """Of the libraries' log, shows warnings alone, without their prefix.
 
-    Errors that end the command with a sentence, such as those of a full disk, are told by it alone.
+    orbax logs the errors that it raises, which are told once, by the command's end.
     """
 
     def shown(record: LogRecord) -> bool:
-        return not (record.exc_info and mend(record.exc_info[1]))
+        return not (record.exc_info and "orbax" in Path(record.pathname).parts)
 
     handler = logging.get_absl_handler()
     handler.addFilter(shown)

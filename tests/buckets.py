@@ -9,9 +9,10 @@ import socketserver
 import fsspec
 import pytest
 from gcp_storage_emulator import server
-from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator.handlers import buckets, objects
 
 NAME, READ_ONLY, CLOSED = "stand-in", "read-only", "closed"
+LOCKED = f"/b/{READ_ONLY}/"  # a part of the addresses that may not be written
 
 
 @contextlib.contextmanager
@@ -35,6 +36,7 @@ def serve():
             patch.setitem(os.environ, name, value)
         patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
         patch.setattr(server.Router, "handle", _guard(server.Router.handle))
+        patch.setattr(objects, "download", _numbered(objects.download))
         # gcsfs breaks off requests that it needs no more.
         patch.setattr(socketserver.BaseServer, "handle_error", lambda *_: None)
         yield variables
@@ -46,7 +48,7 @@ def _guard(handle):
     def guarded(router, method):
         request = router._request_handler
         forbidden = f"/b/{CLOSED}/" in request.path
-        if not forbidden and (method == "GET" or f"/b/{READ_ONLY}/" not in request.path):
+        if not forbidden and (method == "GET" or LOCKED not in request.path):
             return handle(router, method)
         request.rfile.read(int(request.headers.get("Content-Length") or 0))
         said = json.dumps({"error": {"code": 403, "message": "me@here does not have access."}})
@@ -56,3 +58,15 @@ def _guard(handle):
         request.wfile.write(said.encode())
 
     return guarded
+
+
+def _numbered(download):
+    """Says which writing of an object is read, without which tensorstore cannot write it again."""
+
+    def numbered(request, response, storage):
+        download(request, response, storage)
+        if response.status < 400:
+            found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+            response["x-goog-generation"] = found["generation"]
+
+    return numbered

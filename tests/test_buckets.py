@@ -1,5 +1,8 @@
 """Runs in a bucket, which an emulator stands in for."""
 
+import os
+import re
+import subprocess
 import sys
 from collections import Counter
 
@@ -8,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import runs
+from conftest import ROOT
 
 from sotglp_jax import lease, metrics, paths, predict, train, workdir
 from sotglp_jax.checkpoint import Checkpoints
@@ -124,6 +128,22 @@ def test_a_bucket_that_cannot_be_written_is_refused(emulator, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("locked", [f"/b/{buckets.NAME}/", "process_0"])  # orbax's, tensorstore's
+def test_a_checkpoint_that_a_bucket_takes_no_more_is_told(bucket, locked, monkeypatch):
+    checkpoints = Checkpoints(bucket, create=True)
+    state = {"x": jax.numpy.ones(3)}
+    checkpoints.save(1, state, {"step": 1})
+    checkpoints.remove(0)  # waits
+    said = rf"^{bucket}/checkpoints cannot be written \(.*me@here does not have access\): when"
+    with pytest.raises(InputError, match=said), workdir.alone(bucket):
+        monkeypatch.setattr(buckets, "LOCKED", locked)
+        checkpoints.save(2, state, {"step": 2})
+        checkpoints.close()
+    checkpoints = Checkpoints(bucket)
+    assert checkpoints.restore(state)[1] == {"step": 1}
+    checkpoints.close()
+
+
 def test_the_extra_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(InputError, match=r"gs://some is .*`pip install 'sotglp_jax\[gcs\]'`"):
@@ -157,7 +177,8 @@ def test_a_folder_of_images_is_read_as_on_disk(bucket, tmp_path):
     pictures(tmp_path / bucket.name)
     upload(tmp_path / bucket.name, bucket)
     ours, theirs = (datasets.resolve(str(x)) for x in (bucket, tmp_path / bucket.name))
-    assert (ours.name, ours.class_names, ours.notes) == (bucket.name, ("zero", "1"), theirs.notes)
+    notes = tuple(note.replace(str(tmp_path), f"gs://{buckets.NAME}") for note in theirs.notes)
+    assert (ours.name, ours.class_names, ours.notes) == (bucket.name, ("zero", "1"), notes)
     for part, source in ours.parts.items():
         same = theirs.parts[part]
         assert (source.names, source.labels) == (same.names, same.labels)
@@ -199,3 +220,49 @@ def test_killed_and_resumed_equals_uninterrupted_on_disk(clip_folder, bucket, tm
     jax.tree.map(np.testing.assert_array_equal, *ended[-2:])
     assert values(bucket) == values(tmp_path)
     assert len(list(bucket.glob("events.out.tfevents.*"))) == 2
+
+
+@pytest.mark.slow
+def test_commands_go_from_bucket_to_bucket_and_survive_a_kill(
+    command, main, emulator, clip_folder, bucket, tmp_path
+):
+    def arguments(top):
+        config = f"configs/fewshot.py:dataset={top}/photos,clip={clip_folder},shots=2"
+        settings = [*runs.SHORT, "--config.train.epochs=60", "--config.data.workers=1"]
+        return [f"--config={config}", f"--workdir={top}/run", *settings]
+
+    pictures(tmp_path / "photos")
+    upload(tmp_path / "photos", bucket / "photos")
+    assert main(*arguments(tmp_path))[0] == 0
+    process = command(*arguments(bucket), **emulator)
+    runs.wait_for_step(bucket / "run", 20)
+    process.kill()
+    process.communicate()
+    assert not (bucket / "run/results.json").exists()
+    code, out, err = main(*arguments(bucket), **emulator)
+    assert code == 0, err
+    assert f"{bucket}/run was held by process {process.pid} on " in out
+    step = re.search(f"going on from step (.*) in {bucket}/run", out)[1]
+    assert 10 <= int(step) < 60
+    for name in (workdir.PARAMS, workdir.IMAGES, "predictions.npz", "maps.npz"):
+        assert (bucket / "run" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert values(bucket / "run") == values(tmp_path / "run")
+    study = f"configs/shots.py:dataset={bucket}/photos,clip={clip_folder},shots=2,seed=1"
+    for name, *rest in (
+        ("export", f"{bucket}/run", f"--out={bucket}/x.sotglp"),
+        ("predict", f"{bucket}/x.sotglp", f"{bucket}/photos", f"--maps={bucket}/maps"),
+        ("inspect", f"{bucket}/run"),
+        ("main", f"--config={study}", f"--workdir={bucket}/study", *runs.SHORT)
+        + ("--config.data.workers=1", f"--config.train.init_from={bucket}/run"),
+        ("reports", f"{bucket}", f"--out={bucket}/report"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", f"sotglp_jax.{name}", *rest],
+            cwd=ROOT,
+            env=os.environ | emulator,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert {"report.html", "table1.md"} <= {path.name for path in (bucket / "report").iterdir()}
+    assert len(list((bucket / "maps").iterdir())) == 20
