@@ -80,7 +80,7 @@ setup="set -e
 pkill -f '[s]otglp_jax.main' || true # left over from a lost connection, it holds the TPU
 for _ in {1..90}; do pgrep -f '[s]otglp_jax.main' >/dev/null || break; sleep 1; done
 rm -rf sotglp_jax && mkdir sotglp_jax && tar -xzf sotglp_jax.tar.gz -C sotglp_jax
-command -v ~/.local/bin/uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+command -v ~/.local/bin/uv >/dev/null || python3 -m pip install -q --user uv
 [ -d venv ] || ~/.local/bin/uv venv -q --python 3.12 venv
 ~/.local/bin/uv pip install -q --python venv/bin/python -e './sotglp_jax[tpu,gcs]'"
 # What it prints goes to the bucket as well, whole again every minute, for objects do not grow.
