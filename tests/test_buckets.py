@@ -254,7 +254,7 @@ def test_commands_go_from_bucket_to_bucket_and_survive_a_kill(
         ("inspect", f"{bucket}/run"),
         ("main", f"--config={study}", f"--workdir={bucket}/study", *runs.SHORT)
         + ("--config.data.workers=1", f"--config.train.init_from={bucket}/run"),
-        ("reports", f"{bucket}", f"--out={bucket}/report"),
+        ("reports", f"{bucket}/study", f"--out={bucket}/report"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", f"sotglp_jax.{name}", *rest],
