@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,7 +201,8 @@ def test_the_table_is_downloaded(page, folder, tmp_path):
     with page.expect_download() as download:
         page.click("#table")
     download.value.save_as(tmp_path / "table.csv")
-    rows = list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8-sig", newline="")))
+    with (tmp_path / "table.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [x["image"].split("/", 1)[1] for x in rows] == [
         *("0.png", "1.png", "2.png", "3.png", "deep/=noise, a.jpg", "deep/broken.png")
     ]
@@ -214,7 +216,7 @@ def test_the_table_is_downloaded(page, folder, tmp_path):
 
 def memory(process):
     """MB of a process."""
-    pages = int(open(f"/proc/{process.pid}/statm").read().split()[1])
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
