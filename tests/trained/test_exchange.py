@@ -29,12 +29,12 @@ from sotglp_jax.trained import finished, official
 
 GOLDEN = ROOT / "tests" / "data" / "tiny.npz"
 # Of the digits with a tokenizer of single letters, to which the template has nine tokens.
-SHAPES = {"global_prompts": (3, 9, 64), "local_prompts": (10, 4, 9, 64)}
+SHAPES = {"global_prompts": (3, 9, 64), "local_prompts": (10, 6, 9, 64)}
 SHAPES["local_projection"] = (64, 64)
 METHOD = SotGlp(None)
 
 
-def theirs(seed=0, n_local=4):
+def theirs(seed=0, n_local=6):
     """Drawn prompts for the ten digits and a projection, as the official code keeps them."""
     rng = np.random.default_rng(seed)
     shapes = {"global_prompt": (3, 9, 64), "local_prompts": (10, n_local, 9, 64)}
@@ -83,7 +83,7 @@ def test_every_tensor_that_does_not_fit_is_listed():
         official.from_official(METHOD, tensors, SHAPES)
     said = str(caught.value)
     assert "missing global_prompt; left over visual.proj; wrong shape local_prompts" in said
-    assert "(10, 2, 9, 64) instead of (10, 4, 9, 64)" in said and "the method's settings" in said
+    assert "(10, 2, 9, 64) instead of (10, 6, 9, 64)" in said and "the method's settings" in said
 
 
 def test_the_projection_is_transposed_and_the_rest_is_not():
@@ -264,10 +264,10 @@ def test_inspect_tells_what_was_learned(run, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "keep", lambda: None)  # not into the user's folder
     inspect.main(Namespace(folder=run[0], out=tmp_path / "picture.png"))
     out = capsys.readouterr().out
-    assert re.search(r"\| local_prompts +\| \(10, 4, 9, 64\) \| float32 \| 23,040 ", out)
-    assert "Total: 28,864 " in out and re.search(r"(?m)^frozen: [\d,]+$", out)
+    assert re.search(r"\| local_prompts +\| \(10, 6, 9, 64\) \| float32 \| 34,560 ", out)
+    assert "Total: 40,384 " in out and re.search(r"(?m)^frozen: [\d,]+$", out)
     assert len(re.findall(r"(?m)^  global \d ", out)) == 3
-    assert len(re.findall(r"(?m)^  seven \d ( .+ \d\.\d\d){9}$", out)) == 4
+    assert len(re.findall(r"(?m)^  seven \d ( .+ \d\.\d\d){9}$", out)) == 6
     assert "1.000" in out and "least alike: " in out and "(10 of 800 test images are taken" in out
     assert "zero for one: 1 of 80 (1.2%)" in out
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
