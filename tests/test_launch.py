@@ -334,8 +334,8 @@ def test_the_tools_of_clusters_take_what_is_written(tmp_path):
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "slice"}} | gke()
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     run([tools / "kubernetes-validate", "--strict", tmp_path / "job.yaml"])
-    words = shlex.split(xpk()) + ["--dry-run", "--skip-validation", "--project=p", "--zone=z"]
-    said = run(words, stdout=subprocess.PIPE).stdout
+    dry = ["--dry-run", "--skip-validation", "--project=p", "--zone=us-east5-b"]
+    said = run([*shlex.split(xpk()), *dry], stdout=subprocess.PIPE).stdout
     # A pod that ends with 42 is started again, one that ends with 2 is not.
     restarted = yaml.safe_load(re.search(r"operator: NotIn\s+values: (.*)", said)[1])
     assert 42 in restarted and 2 not in restarted and "parallelism: 4" in said
