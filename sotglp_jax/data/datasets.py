@@ -53,18 +53,19 @@ def resolve(
         found = _own(dataset, root, allow_partial)
     known = dataset == "digits" or dataset in ENTRIES
     found = dataclasses.replace(found, template=template or found.template)
-    if file := _names_file(dataset, named_by):
+    own = "" if known or dataset.startswith("tfds:") else dataset
+    if file := _names_file(own, named_by):
         found = names.rename(found, file)
     notes = (*found.notes, *names.check(found.name, found.class_names, known))
     return dataclasses.replace(found, notes=notes)
 
 
-def _names_file(dataset: str, named_by: str) -> AnyPath | None:
-    """The file that names the classes, if there is one."""
+def _names_file(own: str, named_by: str) -> AnyPath | None:
+    """The file that names the classes, if there is one; `own` is the path of a user's data set."""
     if named_by:
         return place(named_by, "data.names")
-    beside = place(dataset) / names.FILE
-    return beside if beside.is_file() else None
+    beside = place(own) / names.FILE
+    return beside if own and beside.is_file() else None
 
 
 def unlabelled(name: str, root: str = "", allow_partial: bool = False) -> Dataset:

@@ -27,6 +27,13 @@ def test_classes_are_renamed_and_their_folders_stay(tmp_path, beside):
     assert data.notes == (f"{file}: 1 of 2 classes renamed",)  # and nothing is left out
 
 
+def test_a_run_folder_that_is_called_as_a_known_set_does_not_rename_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "classes.json").write_text('["zero", "one"]')  # as a run keeps names
+    assert datasets.resolve("digits").class_names[:2] == ("zero", "one")
+
+
 @pytest.mark.parametrize("value", [["sun_hat", "hat on a head"], {"name": "sun hat"}])
 def test_several_sentences_are_for_zero_shot_and_the_first_name_for_prompts(tmp_path, value):
     classes(tmp_path)
