@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -224,7 +223,7 @@ def report(run: Run, mesh: Mesh, frozen: dict, names, state: dict, train_seconds
     if run.ood:
         results["ood"] = _detect(run, seen["ood"], outside)
     results["seconds"]["test"] = time.monotonic() - began
-    workdir.write(run.workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    workdir.write(run.workdir / "results.json", workdir.to_json(results))
     print(tables.of_run(results))
     print(f"run folder: {run.workdir}")
 

@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float
 from sotglp_jax import methods, workdir
 from sotglp_jax.errors import InputError
 from sotglp_jax.methods.contract import Method, Params
-from sotglp_jax.paths import place
+from sotglp_jax.paths import AnyPath, place
 from sotglp_jax.settings import defaults, differing, unflatten
 
 SHOWN = 20  # names of classes in a line
@@ -136,7 +135,7 @@ def load(
     return Start(name, hashlib.sha256(content).hexdigest(), params, labels, classes)
 
 
-def check(start: Start, workdir_: Path) -> None:
+def check(start: Start, workdir_: AnyPath) -> None:
     """Raises `InputError` where a run folder is of one that started from other parameters."""
     path = workdir_ / workdir.START
     if path.exists() and _load(workdir_, workdir.START)["sha256"] != start.sha256:
@@ -152,7 +151,7 @@ def _labels(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int | None, ...
     return tuple(found.get(name) if here[name] == 1 else None for name in ours)
 
 
-def _load(folder: Path, name: str) -> Any:
+def _load(folder: AnyPath, name: str) -> Any:
     try:
         return json.loads((folder / name).read_text("utf-8"))
     except FileNotFoundError:
@@ -161,7 +160,7 @@ def _load(folder: Path, name: str) -> Any:
         raise InputError(f"{folder / name} is damaged: leave out --from.") from None
 
 
-def _check_same(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def _check_same(folder: AnyPath, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Refuses a run of another method or CLIP."""
     for key, called in (("method.name", "method"), ("clip.sha256", "CLIP")):
         if theirs.get(key) != ours[key]:

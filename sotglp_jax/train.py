@@ -120,7 +120,7 @@ def train(run: Run) -> None:
     mesh = sharding.make_mesh(run.config.mesh)
     workdir.create(run.workdir, run.settings, run.train.names, run.dataset.class_names)
     if run.start:
-        workdir.write(run.workdir / workdir.START, json.dumps(run.start.about(), indent=2) + "\n")
+        workdir.write(run.workdir / workdir.START, workdir.to_json(run.start.about()))
     checkpoints = Checkpoints(run.workdir, create=True)
     whole = sharding.replicated(mesh)
     with jax.set_mesh(mesh):

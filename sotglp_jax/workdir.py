@@ -117,7 +117,7 @@ def check_same(
             "has changed: restore it, or choose another --workdir."
         )
     classes = workdir / CLASSES
-    if classes.exists() and classes.read_text("utf-8") != _json(class_names):
+    if classes.exists() and classes.read_text("utf-8") != to_json(class_names):
         raise InputError(
             f"{classes} has other class names than the data set has now: restore them, "
             "or choose another --workdir."
@@ -147,7 +147,8 @@ def _images(workdir: AnyPath) -> str:
     return (workdir / IMAGES).read_bytes().decode("utf-8", "surrogateescape")
 
 
-def _json(value: dict | Sequence[str]) -> str:
+def to_json(value: dict | Sequence[str]) -> str:
+    """The text of a JSON file in a run folder."""
     return json.dumps(value, indent=2) + "\n"
 
 
@@ -232,9 +233,9 @@ def create(
         paths.make(workdir)
     except OSError as error:
         raise _unwritable(workdir, error) from None
-    write(workdir / CONFIG, _json(settings))
+    write(workdir / CONFIG, to_json(settings))
     write(workdir / IMAGES, _lines(images))
-    write(workdir / CLASSES, _json(class_names))
+    write(workdir / CLASSES, to_json(class_names))
 
 
 def write(path: AnyPath, content: str | bytes) -> None:

@@ -55,7 +55,7 @@ def write(run_folder: AnyPath, out: AnyPath, precision: str = "", kind: str = "s
     try:
         paths.make(out.parent)
         paths.write(out, content)
-        paths.write(_beside(out), (json.dumps(about, indent=2) + "\n").encode())
+        paths.write(_beside(out), workdir.to_json(about).encode())
     except OSError as error:
         raise InputError(
             f"{out} cannot be written ({error.strerror}): choose another --out."

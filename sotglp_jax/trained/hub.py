@@ -128,14 +128,14 @@ def contents(run: Finished, clip_name: str = "") -> dict[str, bytes]:
     name = _found_by_others(run, clip_name)
     results["config"]["clip.name"] = results["protocol"]["clip"] = name
     found = {
-        workdir.CONFIG: _json(results["config"]),
-        workdir.CLASSES: _json(run.run.dataset.class_names),
+        workdir.CONFIG: workdir.to_json(results["config"]).encode(),
+        workdir.CLASSES: workdir.to_json(run.run.dataset.class_names).encode(),
         workdir.PARAMS: (folder / workdir.PARAMS).read_bytes(),
-        "results.json": _json(results),
+        "results.json": workdir.to_json(results).encode(),
     }
     digests = {name: digest(content) for name, content in found.items()}
     about = {"version": VERSION, "sotglp_jax": __version__, "files": digests}
-    return found | {ABOUT: _json(about)}
+    return found | {ABOUT: workdir.to_json(about).encode()}
 
 
 def _found_by_others(run: Finished, name: str) -> str:
@@ -167,10 +167,6 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("/", "~", "gs://")):
         return f"./{Path(value).name}"
     return value
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def digest(content: bytes) -> str:
