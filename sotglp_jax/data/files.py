@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -102,24 +102,19 @@ def _help(kind: str) -> str:
 
 
 def _read(path: Path, above: Sequence[tuple[int, int]]) -> Folder:
-    images, folders, left_out = [], {}, Counter()
     above = (*above, _identity(path))
-    for entry in sorted(_entries(path), key=lambda entry: entry.name):
-        kind = _kind(entry)
-        if entry.name in SYSTEM and kind == FOLDER:
-            left_out[f"in {entry.name}"] += sum(len(x) for *_, x in os.walk(entry.path))
-        elif _is_system(entry.name):
-            continue
-        elif kind == FOLDER and _identity(entry.path) in above:
-            left_out["links to folders above them"] += 1
-        elif kind == FOLDER:
-            folders[entry.name] = _read(path / entry.name, above)
-        elif kind == FILE and is_image(path / entry.name):
-            images.append(entry.name)
-        else:
-            ending = _ending(entry.name) or "without an ending"
-            left_out[ending if kind == FILE else kind] += 1
-    return Folder(path, tuple(images), folders, left_out)
+
+    def kind(entry: os.DirEntry) -> str:
+        found = _kind(entry)
+        linked = found == FOLDER and entry.name not in SYSTEM and _identity(entry.path) in above
+        return "links to folders above them" if linked else found
+
+    return _sorted_out(
+        path,
+        [(entry.name, kind(entry)) for entry in _entries(path)],
+        lambda name: _read(path / name, above),
+        lambda name: sum(len(files) for *_, files in os.walk(path / name)),
+    )
 
 
 def _tree(names: Iterable[str]) -> dict[str, dict | None]:
@@ -136,19 +131,34 @@ def _tree(names: Iterable[str]) -> dict[str, dict | None]:
 
 
 def _of_bucket(path: AnyPath, tree: dict[str, dict | None]) -> Folder:
+    return _sorted_out(
+        path,
+        [(x.rstrip("/"), FILE if inside is None else FOLDER) for x, inside in tree.items()],
+        lambda name: _of_bucket(path / name, tree[f"{name}/"]),
+        lambda name: _count(tree[f"{name}/"]),
+    )
+
+
+def _sorted_out(
+    path: AnyPath,
+    entries: Iterable[tuple[str, str]],
+    inside: Callable[[str], Folder],
+    count: Callable[[str], int],
+) -> Folder:
+    """A folder of names and their kinds; functions look into a folder in it, or count its files."""
     images, folders, left_out = [], {}, Counter()
-    for entry, inside in sorted(tree.items()):
-        name = entry.rstrip("/")
-        if name in SYSTEM and inside is not None:
-            left_out[f"in {name}"] += _count(inside)
+    for name, kind in sorted(entries):
+        if name in SYSTEM and kind == FOLDER:
+            left_out[f"in {name}"] += count(name)
         elif _is_system(name):
             continue
-        elif inside is not None:
-            folders[name] = _of_bucket(path / name, inside)
-        elif is_image(path / name):
+        elif kind == FOLDER:
+            folders[name] = inside(name)
+        elif kind == FILE and is_image(path / name):
             images.append(name)
         else:
-            left_out[_ending(name) or "without an ending"] += 1
+            ending = _ending(name) or "without an ending"
+            left_out[ending if kind == FILE else kind] += 1
     return Folder(path, tuple(images), folders, left_out)
 
 
