@@ -85,8 +85,9 @@ class Table:
 
 def make(results: Sequence[Result]) -> list[Table]:
     """Makes all four tables of results that `results.check` let pass."""
-    tables = [table(results) for table in (accuracy, ablation, detection, by_shots)]
-    return [_with_unpublished(table, results) for table in tables]
+    shown = at_table_shots(results)
+    tables = [(accuracy, shown), (ablation, shown), (detection, results), (by_shots, results)]
+    return [_with_unpublished(table(of), of) for table, of in tables]
 
 
 def _with_unpublished(table: Table, results: Sequence[Result]) -> Table:

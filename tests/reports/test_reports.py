@@ -294,6 +294,16 @@ def test_settings_that_nobody_published_are_in_the_footnotes(tmp_path):
     assert tables.few_shot([r.contents for r in found]).splitlines()[-1] == said
 
 
+def test_footnotes_are_of_the_runs_that_stand_in_the_table(tmp_path):
+    for shots in (4, 16):
+        folder = write(tmp_path, 0.5, shots=shots, method="coop")
+        change(folder, "protocol", "unpublished", value=f"guesses at {shots}")
+    found, _ = results.load(tmp_path)
+    said = [[x for x in table.notes if "guesses" in x] for table in paper.make(found)]
+    of = {shots: f"CoOp on digits: guesses at {shots}." for shots in (4, 16)}
+    assert said[0] == [of[16]] and {*said[3]} == {*of.values()}
+
+
 def test_captions_say_what_a_training_searched(tmp_path):
     def caption(*values):
         for seed, value in enumerate(values):
