@@ -58,7 +58,7 @@ class Checkpoints:
           like: a state of `ShapeDtypeStruct`s with the shardings to restore to.
 
         Raises:
-          InputError: there is no checkpoint, or it is damaged.
+          InputError: there is no checkpoint, or it cannot be read.
         """
         if self.latest is None:
             raise _none_in(self._manager.directory)
@@ -68,8 +68,8 @@ class Checkpoints:
         except (ValueError, OSError, KeyError) as error:  # tensorstore's and orbax's own kinds
             step = self._manager.directory / str(self.latest)
             raise InputError(
-                f"checkpoint {step} is damaged ({str(error).splitlines()[0][:200]}): remove that "
-                "folder to go on from the one before."
+                f"checkpoint {step} cannot be read ({str(error).splitlines()[0][:200]}): if it is "
+                "damaged, remove that folder to go on from the one before."
             ) from None
         return restored.state, restored.meta
 
