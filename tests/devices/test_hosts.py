@@ -151,6 +151,21 @@ def test_one_that_is_asked_stops_both_and_one_process_goes_on(
     assert accuracy(several) == accuracy(one)
 
 
+@pytest.mark.slow  # its small case is test_study's, of one process
+def test_two_processes_run_a_study_and_the_first_prints_its_table(two, arguments, tmp_path):
+    study = [a.replace("fewshot.py", "shots.py").replace(",shots=4", "") for a in arguments]
+    study += ["--config.study.shots=(2,)", "--config.study.seeds=(1, 2)"]
+    study += ["--config.train.epochs=2", f"--workdir={tmp_path / 'study'}"]
+    (code, out, err), (other, silent, _) = ended(two(*study, slurm=True))
+    assert (code, other) == (0, 0), err
+    found = sorted((tmp_path / "study").glob("*/results.json"))
+    assert [json.loads(x.read_text())["config"]["seed"] for x in found] == [1, 2]
+    assert "[2 of 2]" in out and "seeds 1, 2" in out and not silent
+    (code, again, err), (other, *_) = ended(two(*study))  # nothing is left to do
+    assert (code, other) == (0, 0), err
+    assert "[" not in again and again.strip() in out
+
+
 def test_what_one_process_cannot_read_stops_both(two, arguments, images, tmp_path):
     spoiled = shutil.copytree(images, tmp_path / "images")
     path = spoiled / "test" / "c0" / "1.png"
