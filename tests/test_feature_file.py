@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from PIL import Image
 from sotglp_jax import cache
-from sotglp_jax.devices import hosts
+from sotglp_jax.devices import hosts, sharding
 from sotglp_jax.data.sources import Source
 from sotglp_jax.data.transforms import Resize
 
@@ -52,7 +52,7 @@ def encode(frozen, pixels):
 
 
 source = Source(Reader(), range(24), [f"{i}" for i in range(24)], range(24), "numbers")
-mesh = jax.make_mesh((jax.device_count(),), ("data",))
+mesh = sharding.make_mesh()
 size = Resize(8)
 encoder = cache.Encoder(encode, np.float32(2), {}, size, np.dtype("float32"), 2, mesh, 0, folder)
 features = cache.load(encoder, source).features

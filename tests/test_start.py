@@ -11,6 +11,7 @@ import runs
 from sotglp_jax import evaluate, train, workdir
 from sotglp_jax.__main__ import expand
 from sotglp_jax.configs import common
+from sotglp_jax.devices import sharding
 from sotglp_jax.errors import InputError
 from sotglp_jax.run import describe, prepare
 from sotglp_jax.state import init_state
@@ -38,7 +39,7 @@ def first(clip_folder, tmp_path_factory, ended):
 
 
 def start_of(run):
-    with jax.set_mesh(mesh := jax.make_mesh((1,), ("data",))):
+    with jax.set_mesh(mesh := sharding.make_mesh(1)):
         return init_state(run, run.frozen, run.names_on(mesh, run.method))["params"]
 
 

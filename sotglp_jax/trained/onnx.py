@@ -34,7 +34,7 @@ def convert(compute: Callable, pixels: jax.ShapeDtypeStruct) -> bytes:
     names = ["/".join(str(key.key) for key in path) for path, _ in paths]
     # Traced before jax2onnx puts its own functions into jax.numpy, in which Flax's scan fails.
     traced = jax.make_jaxpr(compute)(pixels)
-    if sum(x.nbytes for x in traced.consts) >= MOST:
+    if sum(x.size * x.dtype.itemsize for x in traced.consts) >= MOST:
         raise InputError(
             "an ONNX file holds 2 GB, and the weights of this CLIP are more: export without "
             "--format=onnx."
