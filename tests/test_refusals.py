@@ -62,7 +62,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(main, arguments, said, tmp_pa
         (["--config=configs/fewshot.py", "--config.train.foo=1"], "no `foo` in train; it has"),
         (
             ["--config=configs/fewshot.py", "--config.method.topkk=5"],
-            "--config.method.topkk=5: no `topkk` in sotglp; it has topk,",
+            "--config.method.topkk=5: no `topkk` in sotglp; it has topk, average_mean, "
+            "average_std, class_specific,",
         ),
         (["--config=configs/zeroshot.py", "--config.method.fusion=learned"], "no `fusion` in"),
         (["--config=configs/fewshot.py:method=soup"], 'method "soup" is unknown'),
